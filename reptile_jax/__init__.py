@@ -1,0 +1,1 @@
+"""Reptile meta-learning in JAX and Flax."""

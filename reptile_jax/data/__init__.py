@@ -1,0 +1,39 @@
+"""Data sets of few-shot classes: Omniglot, and `glyphs`, synthetic handwriting made on the spot.
+
+Each module has `TRAIN_CHARACTERS` and `load`, which returns a `Characters` array; `load_split` is the way in.
+"""
+
+from reptile_jax.data.characters import Characters, DataError, Split, split
+
+NAMES = ("omniglot", "glyphs")
+
+__all__ = ["NAMES", "Characters", "DataError", "Split", "load_split"]
+
+
+def load_split(name: str, data_dir: str, archives: str, seed: int, validation_classes: int) -> Split:
+    """Loads a data set by its name and splits its characters into classes.
+
+    Args:
+        name: "omniglot" or "glyphs".
+        data_dir: where TFDS keeps the prepared copy of Omniglot; "": TFDS_DATA_DIR or ~/tensorflow_datasets.
+        archives: folder with Omniglot's two zip files; "": they are downloaded if no prepared copy exists.
+        seed: seed of the split into training and test characters.
+        validation_classes: number of training characters to hold out for tuning.
+
+    Returns:
+        Training classes (rotated), validation and test characters: uint8 [classes, drawings, 28, 28] each.
+
+    Raises:
+        ValueError: there is no data set of that name.
+        DataError: the data is missing or damaged, or `validation_classes` leaves no training character.
+    """
+    if name == "omniglot":
+        # Imported here because TFDS takes seconds to import and the synthetic data set has no need of it.
+        from reptile_jax.data import omniglot
+
+        return split(omniglot.load(data_dir, archives), omniglot.TRAIN_CHARACTERS, seed, validation_classes)
+    if name == "glyphs":
+        from reptile_jax.data import glyphs
+
+        return split(glyphs.load(), glyphs.TRAIN_CHARACTERS, seed, validation_classes)
+    raise ValueError(f"unknown data set {name!r}: it is one of {', '.join(NAMES)}")
