@@ -1,0 +1,58 @@
+"""Every field of a run, with its default; the other configs change what they name.
+
+Field names and defaults are those of the released code's flags. `main.py --config=configs/default.py
+--config.FIELD=VALUE` overrides a field; a name that is not below is an error.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Returns the defaults of every field."""
+    config = ConfigDict()
+    config.seed = 0  # initial weights, split of the characters, training episodes
+
+    # Data.
+    config.data = ConfigDict()
+    config.data.name = "omniglot"  # "omniglot", or "glyphs": synthetic, made on the spot
+    config.data.dir = ""  # where TFDS keeps the prepared copy; "": TFDS_DATA_DIR or ~/tensorflow_datasets
+    config.data.archives = ""  # folder with upstream's two zip files; "": download them
+    # Training characters held out for tuning; while it is not 0, no test character is evaluated.
+    config.data.validation_classes = 0
+
+    # Tasks.
+    config.classes = 5  # ways: classes of a task
+    config.shots = 5  # drawings per class in evaluation; in training too where train_shots is 0
+    config.train_shots = 0  # drawings per class in training; 0: same as shots
+
+    # Inner loop.
+    config.inner_batch = 5  # drawings per inner step
+    config.inner_iters = 20  # inner steps per task
+    config.replacement = False  # draw every mini-batch afresh instead of cycling through the drawings
+    config.learning_rate = 1e-3  # of the inner optimiser; the loss is summed over the mini-batch
+    config.sgd = False  # inner optimiser: plain SGD instead of Adam (beta1 = 0)
+    config.weight_decay = 1.0  # factor on every weight before each inner step; 1: off
+    # Adam's second moment and step count: "averaged" over the meta-batch (tasks in parallel), "sequential" (passed
+    # from task to task, as released) or "reset" (zero at every task).
+    config.inner_state = "averaged"
+
+    # Meta-update.
+    config.meta_batch = 1  # tasks per meta-iteration
+    config.meta_iters = 400_000  # meta-iterations of the whole run
+    config.meta_step = 0.1  # interpolation factor at the first meta-iteration
+    config.meta_step_final = 0.1  # the factor it falls or rises to, linearly
+    config.foml = False  # first-order MAML: the last inner step's delta alone
+    config.foml_tail = 0  # drawings per class, out of train_shots, for that last step; 0: an ordinary mini-batch
+
+    # Evaluation.
+    config.eval_batch = 5  # drawings per inner step
+    config.eval_iters = 50  # inner steps per task
+    config.eval_samples = 10_000  # tasks
+    config.eval_interval = 10  # meta-iterations between the points of the learning curves
+    config.eval_shots = (1, 5)  # every shot count to report beside `shots`
+    config.eval_seed = 1  # evaluation episodes, whatever the training seed and length
+    config.transductive = False  # headline protocol: all queries of a task as one batch
+
+    # Checkpoints.
+    config.checkpoint_interval = 1000  # meta-iterations between checkpoints
+    return config

@@ -1,0 +1,177 @@
+"""Checks a config before anything is loaded, and says what may change between the parts of one run."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from reptile_jax.data import DATA_SETS
+
+INNER_STATES = ("averaged", "sequential", "reset")
+
+# Fields that change neither the weights nor the characters a run is trained on.
+FREE_FIELDS = frozenset(
+    "data.dir data.archives shots eval_batch eval_iters eval_samples eval_interval eval_shots eval_seed transductive "
+    "checkpoint_interval".split()
+)
+
+
+class ConfigError(ValueError):
+    """An impossible config; the message is one line that names the field, its value and the cure."""
+
+
+def train_shots(config: ConfigDict) -> int:
+    """Drawings per class in training: `train_shots`, or `shots` where that is 0."""
+    return config.train_shots or config.shots
+
+
+def eval_shots(config: ConfigDict) -> list[int]:
+    """Every shot count to evaluate, ascending; the config's own among them."""
+    return sorted({config.shots, *config.eval_shots})
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every field and every combination.
+
+    Raises:
+      ConfigError: at the first problem.
+    """
+    for problem in _problems(config):
+        raise ConfigError(problem)
+
+
+def _whole(low: int, high: int = 2**31 - 1) -> tuple[Callable[[Any], bool], str]:
+    return lambda x: isinstance(x, int) and not isinstance(x, bool) and low <= x <= high, (
+        f"a whole number from {low} to {high}" if high < 2**31 - 1 else f"a whole number of at least {low}"
+    )
+
+
+def _number(low: float, strict: bool) -> tuple[Callable[[Any], bool], str]:
+    def holds(x: Any) -> bool:
+        return (
+            isinstance(x, (int, float))
+            and not isinstance(x, bool)
+            and math.isfinite(x)
+            and (x > low if strict else x >= low)
+        )
+
+    return holds, f"a finite number {'above' if strict else 'of at least'} {low:g}"
+
+
+def _among(*values: Any) -> tuple[Callable[[Any], bool], str]:
+    return lambda x: x in values, "one of " + ", ".join(map(str, values))
+
+
+_SWITCH = (lambda x: isinstance(x, bool)), "true or false"
+_TEXT = (lambda x: isinstance(x, str)), "a text"
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": _whole(0),
+    "data.name": _among(*DATA_SETS),
+    "data.dir": _TEXT,
+    "data.archives": _TEXT,
+    "data.validation_classes": _whole(0),
+    "classes": _whole(2),
+    "shots": _whole(1),
+    "train_shots": _whole(0),
+    "inner_batch": _whole(1),
+    "inner_iters": _whole(1),
+    "replacement": _SWITCH,
+    "learning_rate": _number(0, strict=True),
+    "sgd": _SWITCH,
+    "weight_decay": _number(0, strict=True),
+    "inner_state": _among(*INNER_STATES),
+    "meta_batch": _whole(1),
+    "meta_iters": _whole(1),
+    "meta_step": _number(0, strict=False),
+    "meta_step_final": _number(0, strict=False),
+    "foml": _SWITCH,
+    "foml_tail": _whole(0),
+    "eval_batch": _whole(1),
+    "eval_iters": _whole(1),
+    "eval_samples": _whole(1),
+    "eval_interval": _whole(1),
+    "eval_seed": _whole(0),
+    "transductive": _SWITCH,
+    "checkpoint_interval": _whole(1),
+}
+
+
+def _problems(config: ConfigDict) -> Iterator[str]:
+    """Yields one line for each problem."""
+    for name, (holds, wanted) in _FIELDS.items():
+        value = _get(config, name)
+        if not holds(value):
+            yield f"{name}={value!r} is not possible: give {wanted}"
+    if not config.eval_shots or not all(_whole(1)[0](x) for x in config.eval_shots):
+        yield f"eval_shots={config.eval_shots!r} is not possible: give shot counts of at least 1, such as (1, 5)"
+
+    data = DATA_SETS[config.data.name]
+    held_out = config.data.validation_classes
+    if held_out >= data.train_characters:
+        yield (
+            f"data.validation_classes={held_out} leaves none of the {data.train_characters} training characters of "
+            f"{config.data.name}: give less"
+        )
+    if config.classes > 4 * (data.train_characters - held_out):
+        yield (
+            f"classes={config.classes} exceeds the {4 * (data.train_characters - held_out)} training classes of "
+            f"{config.data.name}: give less"
+        )
+    kind, characters = ("validation", held_out) if held_out else ("test", data.characters - data.train_characters)
+    if config.classes > characters:
+        yield f"classes={config.classes} exceeds the {characters} {kind} characters of {config.data.name}: give less"
+    for shots in eval_shots(config):
+        if shots + 1 > data.drawings:
+            yield (
+                f"{'shots' if shots == config.shots else 'eval_shots'}={shots} and one query exceed the {data.drawings} "
+                f"drawings of a character: give at most {data.drawings - 1}"
+            )
+    if train_shots(config) > data.drawings:
+        yield (
+            f"train_shots={train_shots(config)} exceeds the {data.drawings} drawings of a character: give at most "
+            f"{data.drawings}"
+        )
+    if config.foml_tail and not config.foml:
+        yield f"foml_tail={config.foml_tail} has no meaning without first-order MAML: give foml=True or foml_tail=0"
+    if config.foml_tail >= train_shots(config):
+        yield (
+            f"foml_tail={config.foml_tail} leaves no drawings of train_shots={train_shots(config)} for the other steps: "
+            f"give less"
+        )
+    if config.replacement:
+        drawings = config.classes * (train_shots(config) - config.foml_tail)
+        if config.inner_batch > drawings:
+            yield (
+                f"inner_batch={config.inner_batch} exceeds the {drawings} drawings of a training task, which replacement "
+                f"draws without repeating: give at most {drawings}"
+            )
+        drawings = config.classes * eval_shots(config)[0]
+        if config.eval_batch > drawings:
+            yield (
+                f"eval_batch={config.eval_batch} exceeds the {drawings} drawings of a {eval_shots(config)[0]}-shot task, "
+                f"which replacement draws without repeating: give at most {drawings}"
+            )
+
+
+def _get(config: ConfigDict, name: str) -> Any:
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def differences(saved: ConfigDict, config: ConfigDict) -> list[str]:
+    """Lists the fields that make `config` another run than the one `saved` began, as "field: saved -> now".
+
+    `meta_iters` may change where the schedule does not depend on it (meta_step equals meta_step_final).
+    """
+    names = [name for name in _FIELDS if name not in FREE_FIELDS]
+    if train_shots(saved) != train_shots(config):
+        names.append("shots")  # stands in for a train_shots of 0
+    if config.meta_step == config.meta_step_final:
+        names.remove("meta_iters")
+    return [
+        f"{name}: {_get(saved, name)!r} -> {_get(config, name)!r}"
+        for name in names
+        if _get(saved, name) != _get(config, name)
+    ]

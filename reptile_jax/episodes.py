@@ -1,0 +1,176 @@
+"""Episodes: from a random key to the drawings of a task, as indices into the data, on the device.
+
+A data set is one array of `characters * drawings` images; a drawing is its row in that array. Everything here is a pure
+function of its key, so the episodes of any meta-iteration can be sampled again, printed or handed to other code.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax, random
+
+
+class Examples(NamedTuple):
+    """Drawings and their labels; leading axes (tasks, steps) come before the last one, the examples."""
+
+    rows: jax.Array  # [..., examples] int32, rows of the data [characters * drawings, 28, 28]
+    labels: jax.Array  # [..., examples] int32, 0..classes-1
+
+
+class TrainTask(NamedTuple):
+    """What the inner loop of one training task sees."""
+
+    batches: Examples  # [inner_iters, inner_batch]; one step less where there is a tail
+    tail: Examples | None  # [classes * foml_tail], the last step of first-order MAML
+
+
+class EvalTask(NamedTuple):
+    """One few-shot task: mini-batches to adapt on, the support set they come from, and one query per class."""
+
+    batches: Examples  # [eval_iters, eval_batch]
+    support: Examples  # [classes * shots]
+    queries: Examples  # [classes]
+
+
+def sample_distinct(key: jax.Array, population: int, count: int) -> jax.Array:
+    """Draws `count` distinct numbers below `population`, every ordered choice equally likely.
+
+    Floyd's algorithm (Bentley and Floyd, CACM 1987) and a shuffle of the few numbers drawn: `count` steps whatever the
+    population, where a shuffle of the whole population would sort thousands of numbers for each task.
+
+    Args:
+      key: random key.
+      population: numbers to draw from, 0..population-1.
+      count: how many to draw.
+
+    Returns:
+      [count] int32.
+
+    Raises:
+      ValueError: count exceeds the population.
+    """
+    if count > population:
+        raise ValueError(f"cannot draw {count} distinct numbers out of {population}")
+    draw_key, order_key = random.split(key)
+    last = population - count + jnp.arange(count, dtype=jnp.int32)  # step i draws from 0..last[i]
+    draws = random.randint(draw_key, (count,), 0, last + 1, dtype=jnp.int32)
+
+    def add(i: jax.Array, chosen: jax.Array) -> jax.Array:
+        taken = jnp.any(chosen == draws[i])
+        return chosen.at[i].set(jnp.where(taken, last[i], draws[i]))
+
+    chosen = lax.fori_loop(0, count, add, jnp.full((count,), -1, jnp.int32))
+    return random.permutation(order_key, chosen)
+
+
+def mini_batches(key: jax.Array, examples: Examples, batch: int, steps: int, replacement: bool) -> Examples:
+    """Hands out the examples of one task in `steps` mini-batches, as the released code does.
+
+    Without replacement the examples are shuffled and handed out in order, and shuffled again whenever they run out; a
+    batch may straddle two shuffles, and then can hold one drawing twice. With replacement every batch is drawn afresh,
+    its drawings distinct.
+
+    Args:
+      key: random key.
+      examples: the task's drawings, [examples].
+      batch: drawings per mini-batch.
+      steps: number of mini-batches.
+      replacement: draw every mini-batch afresh.
+
+    Returns:
+      Examples of shape [steps, batch].
+
+    Raises:
+      ValueError: with replacement, where a batch exceeds the examples.
+    """
+    size = examples.rows.shape[0]
+    if replacement:
+        if batch > size:
+            raise ValueError(f"cannot draw batches of {batch} distinct drawings out of {size}")
+        order = jax.vmap(lambda k: random.permutation(k, size)[:batch])(random.split(key, steps))
+    else:
+        shuffles = -(-steps * batch // size)
+        order = jax.vmap(lambda k: random.permutation(k, size))(random.split(key, shuffles))
+        order = order.reshape(-1)[: steps * batch].reshape(steps, batch)
+    return Examples(examples.rows[order], examples.labels[order])
+
+
+def _sample_drawings(key: jax.Array, shape: tuple[int, int], classes: int, shots: int) -> jax.Array:
+    """Draws distinct classes and distinct drawings of each: [classes, shots] int32 rows of the data."""
+    characters, drawings = shape
+    class_key, drawing_key = random.split(key)
+    chosen = sample_distinct(class_key, characters, classes)
+    per_class = jax.vmap(lambda k: sample_distinct(k, drawings, shots))(random.split(drawing_key, classes))
+    return chosen[:, None] * drawings + per_class
+
+
+def _examples(rows: jax.Array) -> Examples:
+    """Flattens rows [classes, shots]; the label of a row is the position of its class."""
+    labels = jnp.broadcast_to(jnp.arange(rows.shape[0], dtype=jnp.int32)[:, None], rows.shape)
+    return Examples(rows.reshape(-1), labels.reshape(-1))
+
+
+def sample_train_task(
+    key: jax.Array,
+    shape: tuple[int, int],
+    *,
+    classes: int,
+    shots: int,
+    inner_batch: int,
+    inner_iters: int,
+    replacement: bool,
+    tail_shots: int = 0,
+) -> TrainTask:
+    """Samples a training task (released code: the mini-batches of `Reptile` and `FOML`).
+
+    Args:
+      key: random key of the task.
+      shape: (characters, drawings) of the data set.
+      classes: classes of the task.
+      shots: drawings per class.
+      inner_batch: drawings per inner step.
+      inner_iters: inner steps.
+      replacement: see `mini_batches`.
+      tail_shots: drawings per class, out of `shots`, kept for the last step; 0: no tail.
+
+    Returns:
+      The task; with a tail, `batches` has one step less and never holds a drawing of the tail.
+    """
+    drawing_key, batch_key = random.split(key)
+    rows = _sample_drawings(drawing_key, shape, classes, shots)
+    tail = _examples(rows[:, shots - tail_shots :]) if tail_shots else None
+    steps = inner_iters - 1 if tail_shots else inner_iters
+    examples = _examples(rows[:, : shots - tail_shots])
+    return TrainTask(mini_batches(batch_key, examples, inner_batch, steps, replacement), tail)
+
+
+def sample_eval_task(
+    key: jax.Array,
+    shape: tuple[int, int],
+    *,
+    classes: int,
+    shots: int,
+    eval_batch: int,
+    eval_iters: int,
+    replacement: bool,
+) -> EvalTask:
+    """Samples a few-shot task: `shots` drawings of each class to adapt on and one more as its query.
+
+    Args:
+      key: random key of the task.
+      shape: (characters, drawings) of the data set.
+      classes: classes of the task.
+      shots: support drawings per class.
+      eval_batch: drawings per inner step.
+      eval_iters: inner steps.
+      replacement: see `mini_batches`.
+
+    Returns:
+      The task; no query is in its support set.
+    """
+    drawing_key, batch_key = random.split(key)
+    rows = _sample_drawings(drawing_key, shape, classes, shots + 1)
+    support = _examples(rows[:, :shots])
+    batches = mini_batches(batch_key, support, eval_batch, eval_iters, replacement)
+    return EvalTask(batches, support, _examples(rows[:, shots:]))

@@ -1,0 +1,48 @@
+"""Few-shot accuracy: adapt to a task's support set, classify its queries, under both protocols."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from reptile_jax.episodes import EvalTask
+from reptile_jax.inner_loop import InnerLoop, OptState, Params, images_of, inner_loop
+
+
+class Predictions(NamedTuple):
+    """Predicted labels of a task's queries, [classes] int32; query i has label i."""
+
+    transductive: jax.Array
+    inductive: jax.Array
+
+
+def predict_queries(loop: InnerLoop, params: Params, opt_state: OptState, task: EvalTask) -> Predictions:
+    """Adapts to the support set and classifies the queries (released code: `Reptile.evaluate`).
+
+    Transductive: the queries go through the network as one batch, whose statistics batch norm uses. Inductive: each
+    query goes through in a batch of its own, beside the whole support set.
+
+    Args:
+      loop: what the inner loops share.
+      params: the initialisation theta.
+      opt_state: the inner optimiser's state as training left it; the caller's copy is untouched.
+      task: the episode.
+
+    Returns:
+      The predictions under both protocols, from the one adapted copy of the weights.
+    """
+    phi, _, _ = inner_loop(loop, params, opt_state, task.batches)
+    dtype = jax.tree.leaves(params)[0].dtype
+    support = images_of(loop.data, task.support.rows, dtype)  # [classes * shots, 28, 28]
+    queries = images_of(loop.data, task.queries.rows, dtype)  # [classes, 28, 28]
+
+    def beside_support(query: jax.Array) -> jax.Array:
+        return loop.apply(phi, jnp.concatenate([support, query[None]]))[-1]
+
+    # One query after the other: all at once would need the support set's activations `classes` times.
+    inductive = lax.map(beside_support, queries)
+    return Predictions(
+        jnp.argmax(loop.apply(phi, queries), axis=-1).astype(jnp.int32),
+        jnp.argmax(inductive, axis=-1).astype(jnp.int32),
+    )

@@ -1,0 +1,111 @@
+"""The inner loop: a few optimiser steps on the mini-batches of one task."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from reptile_jax.episodes import Examples
+
+Params = Any  # pytree of the network's weights
+OptState = Any  # pytree of the inner optimiser: Adam's second moment and step count
+ApplyFn = Callable[[Params, jax.Array], jax.Array]  # (params, images [batch, 28, 28]) -> logits [batch, classes]
+
+
+class InnerLoop(NamedTuple):
+    """What every inner loop of a run shares.
+
+    Attributes:
+      apply: the network.
+      optimizer: the inner optimiser.
+      weight_decay: factor on every weight before each step; 1 is off.
+      data: [characters * drawings, 28, 28] uint8, what the rows of an episode point into.
+    """
+
+    apply: ApplyFn
+    optimizer: optax.GradientTransformation
+    weight_decay: float
+    data: jax.Array
+
+
+def inner_optimizer(learning_rate: float, sgd: bool) -> optax.GradientTransformation:
+    """Returns plain SGD, or Adam with beta1 = 0, beta2 = 0.999 and epsilon 1e-8.
+
+    Adam without a first moment is bias-corrected RMSProp: theta <- theta - lr * g / (sqrt(v / (1 - beta2^t)) + eps),
+    so the only state is the second moment v and the step count t ("momentum reduced performance across the board",
+    paper, section 6.1).
+    """
+    if sgd:
+        return optax.sgd(learning_rate)
+    return optax.chain(
+        optax.scale_by_rms(decay=0.999, eps=1e-8, eps_in_sqrt=False, bias_correction=True),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def images_of(data: jax.Array, rows: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Gathers drawings as numbers: rows [...] -> [..., 28, 28], ink 0 and paper 1."""
+    return data[rows].astype(dtype)
+
+
+def summed_loss(apply: ApplyFn, params: Params, images: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross entropy summed, not averaged, over the mini-batch, as released.
+
+    Args:
+      apply: the network.
+      params: its weights.
+      images: [batch, 28, 28].
+      labels: [batch] int32.
+
+    Returns:
+      Scalar, in nats.
+    """
+    return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(apply(params, images), labels))
+
+
+def inner_step(
+    loop: InnerLoop, params: Params, opt_state: OptState, batch: Examples
+) -> tuple[Params, OptState, jax.Array]:
+    """One optimiser step on one mini-batch, after the weights were multiplied by `weight_decay`.
+
+    Args:
+      loop: what the inner loops share.
+      params: the task's weights.
+      opt_state: the inner optimiser's state.
+      batch: [batch] drawings.
+
+    Returns:
+      Weights, optimiser state, and the summed loss before the step.
+    """
+    dtype = jax.tree.leaves(params)[0].dtype
+    params = jax.tree.map(lambda p: p * loop.weight_decay, params)
+    images = images_of(loop.data, batch.rows, dtype)
+    loss, grads = jax.value_and_grad(lambda p: summed_loss(loop.apply, p, images, batch.labels))(params)
+    updates, opt_state = loop.optimizer.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, loss
+
+
+def inner_loop(
+    loop: InnerLoop, params: Params, opt_state: OptState, batches: Examples
+) -> tuple[Params, OptState, jax.Array]:
+    """Runs one step for each mini-batch (paper, algorithm 1: U^k).
+
+    Args:
+      loop: what the inner loops share.
+      params: weights to start from, theta.
+      opt_state: optimiser state to start from.
+      batches: [steps, batch] drawings.
+
+    Returns:
+      Adapted weights phi, optimiser state, and losses [steps].
+    """
+
+    def step(carry: tuple[Params, OptState], batch: Examples) -> tuple[tuple[Params, OptState], jax.Array]:
+        *carry_, loss = inner_step(loop, *carry, batch)
+        return (carry_[0], carry_[1]), loss
+
+    (params, opt_state), losses = lax.scan(step, (params, opt_state), batches)
+    return params, opt_state, losses

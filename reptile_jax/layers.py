@@ -1,0 +1,150 @@
+"""Convolution and batch norm that stay fast when every task has weights of its own.
+
+Under `vmap` over weights `lax.conv_general_dilated` becomes a grouped convolution, which XLA's CPU back end runs about
+ten times slower than the matrix product it amounts to. Here the convolution is strided slices and one (batched) matrix
+product; the gradients of both layers are written out, because the transposes that automatic differentiation makes of
+slices and of the batch statistics cost more than the products themselves.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+NORM_EPSILON = 1e-3  # added to the variance (TensorFlow's default; PyTorch's and Flax's is 1e-5)
+
+
+def _columns(x: jax.Array) -> jax.Array:
+    """The 3x3 patches at stride 2, TensorFlow's SAME padding: [b, h, w, c] -> [b, ceil(h/2), ceil(w/2), 9c]."""
+    (top, bottom), (left, right) = _padding(x.shape[1]), _padding(x.shape[2])
+    height, width = (x.shape[1] + 1) // 2, (x.shape[2] + 1) // 2
+    x = jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    taps = [
+        x[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2] for i in range(3) for j in range(3)
+    ]  # 9 x [b, h', w', c]
+    return jnp.concatenate(taps, axis=-1)
+
+
+def _padding(size: int) -> tuple[int, int]:
+    """TensorFlow's SAME padding of a 3-wide window at stride 2: an even size pads (0, 1), an odd one (1, 1)."""
+    return (0, 1) if size % 2 == 0 else (1, 1)
+
+
+def _interleave(taps: jax.Array, axis: int, size: int) -> jax.Array:
+    """Adds the three taps of each output position back to the input positions they were read from, along one axis.
+
+    The transpose of the strided slices: of the padded input, even positions 2m were read as tap 0 of output m and as
+    tap 2 of output m-1, odd positions 2m+1 as tap 1 of output m.
+
+    Args:
+      taps: array with 3 taps on axis 0.
+      axis: the axis of the positions, counted without the taps.
+      size: positions of the input, without padding.
+    """
+    first, second, third = taps
+    zero = jnp.zeros_like(jax.lax.slice_in_dim(first, 0, 1, axis=axis))
+    even = jnp.concatenate([first, zero], axis) + jnp.concatenate([zero, third], axis)  # m = 0..outputs
+    odd = jnp.concatenate([second, zero], axis)
+    both = jnp.stack([even, odd], axis + 1)
+    both = both.reshape(*even.shape[:axis], 2 * even.shape[axis], *even.shape[axis + 1 :])
+    start = _padding(size)[0]
+    return jax.lax.slice_in_dim(both, start, start + size, axis=axis)
+
+
+@jax.custom_vjp
+def conv3x3_stride2(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolves with 3x3 kernels at stride 2 and TensorFlow's SAME padding, as one matrix product.
+
+    Args:
+      x: [batch, height, width, in].
+      kernel: [3, 3, in, out] (HWIO).
+
+    Returns:
+      [batch, ceil(height/2), ceil(width/2), out].
+    """
+    return _columns(x) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def _conv_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
+    columns = _columns(x)
+    return columns @ kernel.reshape(-1, kernel.shape[-1]), (columns, kernel, x.shape)
+
+
+def _conv_backward(residuals: Any, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+    columns, kernel, (_, height, width, channels) = residuals
+    flat = kernel.reshape(-1, kernel.shape[-1])
+    grad_kernel = jnp.einsum("bhwk,bhwo->ko", columns, grad).reshape(kernel.shape)
+    grad_columns = grad @ flat.T  # [b, h', w', 9c]
+    taps = grad_columns.reshape(*grad.shape[:3], 3, 3, channels).transpose(3, 4, 0, 1, 2, 5)  # [3, 3, b, h', w', c]
+    rows = jax.vmap(lambda t: _interleave(t, 1, height), in_axes=1)(taps)  # [3, b, h, w', c]
+    return _interleave(rows, 2, width), grad_kernel
+
+
+conv3x3_stride2.defvjp(_conv_forward, _conv_backward)
+
+
+@jax.custom_vjp
+def batch_norm_relu(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """Normalises every channel by the batch's own mean and variance, scales, shifts, and applies ReLU.
+
+    relu(scale * (x - mean) / sqrt(var + 1e-3) + bias), mean and (biased) variance over batch, height and width.
+    There are no running averages: training, adaptation and evaluation all use the statistics of the batch at hand, as
+    the released code does.
+
+    Args:
+      x: [batch, height, width, channels].
+      scale: [channels].
+      bias: [channels].
+    """
+    return _norm_forward(x, scale, bias)[0]
+
+
+def _norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array, Any]:
+    mean = jnp.mean(x, axis=(0, 1, 2))
+    centred = x - mean
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=(0, 1, 2)) + NORM_EPSILON)
+    normal = centred * inverse
+    return jax.nn.relu(normal * scale + bias), (normal, inverse, scale, bias)
+
+
+def _norm_backward(residuals: Any, grad: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    normal, inverse, scale, bias = residuals
+    grad = jnp.where(normal * scale + bias > 0, grad, 0)
+    grad_bias = jnp.sum(grad, axis=(0, 1, 2))
+    grad_scale = jnp.sum(grad * normal, axis=(0, 1, 2))
+    count = normal.shape[0] * normal.shape[1] * normal.shape[2]
+    grad_x = (scale * inverse) * (grad - grad_bias / count - normal * (grad_scale / count))
+    return grad_x, grad_scale, grad_bias
+
+
+batch_norm_relu.defvjp(_norm_forward, _norm_backward)
+
+
+class Conv3x3Stride2(nn.Module):
+    """`conv3x3_stride2` with a trained Glorot-uniform kernel and no bias.
+
+    The released network has one, but a bias in front of batch norm changes no output and has a gradient of zero.
+
+    Attributes:
+      features: output channels.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, channels] -> [batch, ceil(height/2), ceil(width/2), features]."""
+        shape = (3, 3, x.shape[-1], self.features)
+        return conv3x3_stride2(x, self.param("kernel", nn.initializers.glorot_uniform(), shape, x.dtype))
+
+
+class BatchNormRelu(nn.Module):
+    """`batch_norm_relu` with a trained scale (initially 1) and bias (initially 0) per channel."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, channels] -> the same shape."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), x.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), x.dtype)
+        return batch_norm_relu(x, scale, bias)

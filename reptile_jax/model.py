@@ -1,0 +1,37 @@
+"""The released Omniglot network, in Flax."""
+
+import flax.linen as nn
+import jax
+
+from reptile_jax.layers import BatchNormRelu, Conv3x3Stride2
+
+
+class OmniglotClassifier(nn.Module):
+    """Four times convolution, batch norm and ReLU, then a dense layer (released code: `OmniglotModel`).
+
+    Attributes:
+      classes: number of outputs.
+    """
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Returns logits.
+
+        Args:
+          images: [batch, 28, 28], ink 0 and paper 1, of the dtype to compute in. The batch's own statistics are used,
+            so the logits of an image depend on the images beside it.
+
+        Returns:
+          [batch, classes].
+        """
+        x = images[..., None]
+        for i in range(4):
+            x = Conv3x3Stride2(64, name=f"conv_{i}")(x)
+            x = BatchNormRelu(name=f"norm_{i}")(x)
+        x = x.reshape(x.shape[0], -1)  # [batch, 2 * 2 * 64], height, width, channels
+        dense = nn.Dense(
+            self.classes, kernel_init=nn.initializers.glorot_uniform(), param_dtype=x.dtype, dtype=x.dtype, name="dense"
+        )
+        return dense(x)
