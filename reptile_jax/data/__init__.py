@@ -3,11 +3,22 @@
 Each module has `TRAIN_CHARACTERS` and `load`, which returns a `Characters` array; `load_split` is the way in.
 """
 
+from typing import NamedTuple
+
 from reptile_jax.data.characters import Characters, DataError, Split, split
 
-NAMES = ("omniglot", "glyphs")
 
-__all__ = ["NAMES", "Characters", "DataError", "Split", "load_split"]
+class DataSet(NamedTuple):
+    """The size of a data set, known before it is loaded."""
+
+    characters: int
+    train_characters: int
+    drawings: int  # of each character
+
+
+DATA_SETS = {"omniglot": DataSet(1623, 1200, 20), "glyphs": DataSet(500, 350, 20)}
+
+__all__ = ["DATA_SETS", "Characters", "DataError", "DataSet", "Split", "load_split"]
 
 
 def load_split(name: str, data_dir: str, archives: str, seed: int, validation_classes: int) -> Split:
@@ -36,4 +47,4 @@ def load_split(name: str, data_dir: str, archives: str, seed: int, validation_cl
         from reptile_jax.data import glyphs
 
         return split(glyphs.load(), glyphs.TRAIN_CHARACTERS, seed, validation_classes)
-    raise ValueError(f"unknown data set {name!r}: it is one of {', '.join(NAMES)}")
+    raise ValueError(f"unknown data set {name!r}: it is one of {', '.join(DATA_SETS)}")

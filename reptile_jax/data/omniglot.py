@@ -9,6 +9,8 @@ induction", Science 350 (2015).
 
 import contextlib
 import fcntl
+import io
+import logging
 import os
 import shutil
 import sys
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
+from tensorflow_datasets.core.download import download_manager, downloader, util
 
 from reptile_jax.data.characters import SIZE, Characters, DataError
 from reptile_jax.data.omniglot_archive import BACKGROUND, DRAWINGS, EVALUATION, read_archive
@@ -80,7 +83,9 @@ class OmniglotCharacters(tfds.core.GeneratorBasedBuilder):
         for split, archive in self.ARCHIVES.items():
             if self.archives:
                 path = Path(self.archives).expanduser() / archive.file_name
-                cure = f"put upstream's archive there ({archive.url}), or leave data.archives empty to download it"
+                cure = (
+                    f"put upstream's archive there ({archive.url}), or leave --config.data.archives out to download it"
+                )
             else:
                 path = _download(dl_manager, archive.url)
                 cure = "delete it, and the next run downloads it again"
@@ -102,7 +107,7 @@ def load(
         data_dir: TFDS's folder for prepared data; "": TFDS_DATA_DIR if set, else ~/tensorflow_datasets.
         archives: folder with images_background.zip and images_evaluation.zip; "": they are downloaded. Neither is
             needed once the copy is prepared.
-        builder_class: the TFDS builder.
+        builder_class: the TFDS builder; tests give one with other archives.
 
     Returns:
         1,623 characters of 20 drawings: uint8 [1623, 20, 28, 28], ink 0, paper 1.
@@ -116,39 +121,37 @@ def load(
     if not copy.exists():
         try:
             _prepare(folder, copy, archives, builder_class)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # the latter is how ArrayRecord says that the disk is full
             raise DataError(
-                f"Omniglot cannot be prepared in {folder} ({error.strerror or error}): "
-                "make room there, or choose another folder with data.dir"
-            ) from None
+                f"Omniglot cannot be prepared in {folder} ({_reason(error)}): "
+                "make room and write access there, or choose another folder with --config.data.dir"
+            ) from error
     try:
         return _read(builder_class(data_dir=folder))
     except Exception as error:  # TFDS and ArrayRecord raise anything for a damaged file
-        reason = str(error).strip().split("\n")[0]
-        raise DataError(f"the prepared copy of Omniglot is damaged ({reason}): delete {copy} and start again") from None
+        raise DataError(
+            f"the prepared copy of Omniglot cannot be read ({_reason(error)}): delete {copy} and start again"
+        ) from error
 
 
 def _read(builder: OmniglotCharacters) -> Characters:
-    """Reads the prepared copy and checks that it is whole."""
-    names: list[tuple[str, str]] = []
-    drawings = []
+    """Reads the prepared copy and checks that it is whole; ArrayRecord checks its bytes with hashes of its own."""
+    drawings = {}
     for split, archive in builder.ARCHIVES.items():
         source = builder.as_data_source(split)
-        expected = sum(archive.alphabets.values())
-        if len(source) != expected:
-            raise ValueError(f"{len(source)} instead of {expected} characters in {split}")
-        for example in source.__getitems__(range(expected)):
-            names.append((example["alphabet"].decode(), example["character"].decode()))
-            drawings.append(example["drawings"])
-    order = sorted(range(len(names)), key=names.__getitem__)
+        examples = source.__getitems__(range(len(source)))
+        found = {(e["alphabet"].decode(), e["character"].decode()): e["drawings"] for e in examples}
+        if sorted(found) != archive.characters() or len(examples) != len(found):
+            raise ValueError(f"{split} does not hold its {len(archive.characters())} characters")
+        drawings.update(found)
+    names = sorted(drawings)
     return Characters(
-        images=np.stack([drawings[index] for index in order]),
-        names=tuple("/".join(names[index]) for index in order),
+        images=np.stack([drawings[name] for name in names]), names=tuple("/".join(name) for name in names)
     )
 
 
 def _prepare(folder: Path, copy: Path, archives: str, builder_class: type[OmniglotCharacters]) -> None:
-    """Prepares the copy, unless another run does so first."""
+    """Prepares the copy, unless another run has done so in the meantime."""
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one_run(folder / f".{builder_class.name}.lock"):
         if copy.exists():
@@ -157,37 +160,63 @@ def _prepare(folder: Path, copy: Path, archives: str, builder_class: type[Omnigl
         print(f"Preparing Omniglot in {copy}, once", file=sys.stderr)
         builder = builder_class(data_dir=folder)
         builder.archives = archives
+        # TFDS draws a bar of its own for each of several steps of a second, and prints "Unknown size" four times.
         tfds.display_progress_bar(False)
         try:
-            with contextlib.redirect_stdout(None):
+            with contextlib.redirect_stdout(io.StringIO()):
                 builder.download_and_prepare(
                     download_config=tfds.download.DownloadConfig(try_download_gcs=False), file_format="array_record"
                 )
         finally:
             tfds.display_progress_bar(True)
+            _sweep(folder, builder_class.name)
 
 
 @contextlib.contextmanager
 def _only_one_run(lock: Path) -> Iterator[None]:
-    """Holds a lock that dies with the process that holds it."""
+    """Holds a lock that goes with the process that holds it, however it ends."""
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"Another run is preparing the data (it holds {lock}); waiting for it", file=sys.stderr)
+            print(f"Another run is preparing Omniglot (it holds {lock}): waiting for it", file=sys.stderr)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _sweep(folder: Path, name: str) -> None:
-    """Removes what a killed run left behind: half-written copies and half-finished downloads."""
+    """Removes what a killed run has left behind: half-written copies and half-finished downloads."""
     for leftover in (*folder.glob(f"{name}/incomplete.*"), *folder.glob(f"downloads/{name}/*.tmp.*")):
         shutil.rmtree(leftover)
 
 
 def _download(dl_manager: tfds.download.DownloadManager, url: str) -> Path:
     """Downloads a file, or takes it from TFDS's cache, and checks its published checksum."""
+    print(f"Downloading {url}", file=sys.stderr)
+    retries, downloader.MAX_RETRIES = downloader.MAX_RETRIES, 3  # TFDS's ten take over three minutes, silently
+    warnings = logging.getLogger("urllib3.connectionpool")
+    level = warnings.level
+    warnings.setLevel(logging.ERROR)  # one per retry
     try:
         return Path(dl_manager.download(url))
-    except Exception as error:
-        raise DataError(repr(error)) from None
+    except (OSError, util.DownloadError, download_manager.NonMatchingChecksumError) as error:
+        if getattr(error, "errno", None):
+            raise  # it is the disk; what the network raises has no number of its own
+        reason = _reason(error)
+        if isinstance(error, download_manager.NonMatchingChecksumError):
+            reason = "its size or checksum is not the published one"
+        raise DataError(
+            f"cannot download {url} ({reason}): try again later, or put both archives into a folder DIR and say "
+            "--config.data.archives=DIR"
+        ) from error
+    finally:
+        downloader.MAX_RETRIES = retries
+        warnings.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    """Returns in one line what an exception says."""
+    while error.args and isinstance(inner := getattr(error.args[0], "reason", error.args[0]), Exception):
+        error = inner  # requests wraps urllib3's exceptions twice
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())

@@ -39,6 +39,14 @@ class Archive(NamedTuple):
         """The archive's name, such as "images_background.zip"."""
         return f"{self.folder}.zip"
 
+    def characters(self) -> list[tuple[str, str]]:
+        """Returns (alphabet, character) of every character, sorted; they are numbered from "character01" on."""
+        return [
+            (alphabet, f"character{number:02d}")
+            for alphabet, count in sorted(self.alphabets.items())
+            for number in range(1, count + 1)
+        ]
+
 
 def read_archive(path: Path, archive: Archive, cure: str) -> dict[str, np.ndarray]:
     """Reads every drawing of an archive.
@@ -86,11 +94,7 @@ class _Problem(Exception):
 def _members(file: zipfile.ZipFile, archive: Archive) -> dict[str, dict[int, zipfile.ZipInfo]]:
     """Returns character -> number of the drawing (1 to 20) -> member, once all of them are there and nothing else."""
     pattern = re.compile(rf"{re.escape(archive.folder)}/([^/]+/character\d\d)/\d+_(\d\d)\.png")
-    found: dict[str, dict[int, zipfile.ZipInfo]] = {
-        f"{alphabet}/character{number:02d}": {}
-        for alphabet, count in sorted(archive.alphabets.items())
-        for number in range(1, count + 1)
-    }
+    found: dict[str, dict[int, zipfile.ZipInfo]] = {"/".join(name): {} for name in archive.characters()}
     for member in file.infolist():
         name = member.filename
         if PurePosixPath(name).is_absolute() or "\\" in name or ".." in PurePosixPath(name).parts:
