@@ -11,6 +11,13 @@ import jax.numpy as jnp
 from jax import lax, random
 
 
+class Pool(NamedTuple):
+    """The classes a task is drawn from: `size` characters of the data set from `start` on (traced or not)."""
+
+    start: jax.Array | int
+    size: jax.Array | int
+
+
 class Examples(NamedTuple):
     """Drawings and their labels; leading axes (tasks, steps) come before the last one, the examples."""
 
@@ -33,7 +40,7 @@ class EvalTask(NamedTuple):
     queries: Examples  # [classes]
 
 
-def sample_distinct(key: jax.Array, population: int, count: int) -> jax.Array:
+def sample_distinct(key: jax.Array, population: jax.Array | int, count: int) -> jax.Array:
     """Draws `count` distinct numbers below `population`, every ordered choice equally likely.
 
     Floyd's algorithm (Bentley and Floyd, CACM 1987) and a shuffle of the few numbers drawn: `count` steps whatever the
@@ -41,17 +48,12 @@ def sample_distinct(key: jax.Array, population: int, count: int) -> jax.Array:
 
     Args:
       key: random key.
-      population: numbers to draw from, 0..population-1.
+      population: numbers to draw from, 0..population-1; at least `count`, and it may be traced.
       count: how many to draw.
 
     Returns:
       [count] int32.
-
-    Raises:
-      ValueError: count exceeds the population.
     """
-    if count > population:
-        raise ValueError(f"cannot draw {count} distinct numbers out of {population}")
     draw_key, order_key = random.split(key)
     last = population - count + jnp.arange(count, dtype=jnp.int32)  # step i draws from 0..last[i]
     draws = random.randint(draw_key, (count,), 0, last + 1, dtype=jnp.int32)
@@ -85,6 +87,9 @@ def mini_batches(key: jax.Array, examples: Examples, batch: int, steps: int, rep
       ValueError: with replacement, where a batch exceeds the examples.
     """
     size = examples.rows.shape[0]
+    if steps == 0:  # first-order MAML with a tail and a single step
+        empty = jnp.zeros((0, batch), jnp.int32)
+        return Examples(empty, empty)
     if replacement:
         if batch > size:
             raise ValueError(f"cannot draw batches of {batch} distinct drawings out of {size}")
@@ -96,11 +101,10 @@ def mini_batches(key: jax.Array, examples: Examples, batch: int, steps: int, rep
     return Examples(examples.rows[order], examples.labels[order])
 
 
-def _sample_drawings(key: jax.Array, shape: tuple[int, int], classes: int, shots: int) -> jax.Array:
+def _sample_drawings(key: jax.Array, pool: Pool, drawings: int, classes: int, shots: int) -> jax.Array:
     """Draws distinct classes and distinct drawings of each: [classes, shots] int32 rows of the data."""
-    characters, drawings = shape
     class_key, drawing_key = random.split(key)
-    chosen = sample_distinct(class_key, characters, classes)
+    chosen = pool.start + sample_distinct(class_key, pool.size, classes)
     per_class = jax.vmap(lambda k: sample_distinct(k, drawings, shots))(random.split(drawing_key, classes))
     return chosen[:, None] * drawings + per_class
 
@@ -113,8 +117,9 @@ def _examples(rows: jax.Array) -> Examples:
 
 def sample_train_task(
     key: jax.Array,
-    shape: tuple[int, int],
+    pool: Pool,
     *,
+    drawings: int,
     classes: int,
     shots: int,
     inner_batch: int,
@@ -126,7 +131,8 @@ def sample_train_task(
 
     Args:
       key: random key of the task.
-      shape: (characters, drawings) of the data set.
+      pool: the classes to draw from, at least `classes`.
+      drawings: drawings of each character in the data set.
       classes: classes of the task.
       shots: drawings per class.
       inner_batch: drawings per inner step.
@@ -138,7 +144,7 @@ def sample_train_task(
       The task; with a tail, `batches` has one step less and never holds a drawing of the tail.
     """
     drawing_key, batch_key = random.split(key)
-    rows = _sample_drawings(drawing_key, shape, classes, shots)
+    rows = _sample_drawings(drawing_key, pool, drawings, classes, shots)
     tail = _examples(rows[:, shots - tail_shots :]) if tail_shots else None
     steps = inner_iters - 1 if tail_shots else inner_iters
     examples = _examples(rows[:, : shots - tail_shots])
@@ -147,8 +153,9 @@ def sample_train_task(
 
 def sample_eval_task(
     key: jax.Array,
-    shape: tuple[int, int],
+    pool: Pool,
     *,
+    drawings: int,
     classes: int,
     shots: int,
     eval_batch: int,
@@ -159,7 +166,8 @@ def sample_eval_task(
 
     Args:
       key: random key of the task.
-      shape: (characters, drawings) of the data set.
+      pool: the classes to draw from, at least `classes`.
+      drawings: drawings of each character in the data set.
       classes: classes of the task.
       shots: support drawings per class.
       eval_batch: drawings per inner step.
@@ -170,7 +178,7 @@ def sample_eval_task(
       The task; no query is in its support set.
     """
     drawing_key, batch_key = random.split(key)
-    rows = _sample_drawings(drawing_key, shape, classes, shots + 1)
+    rows = _sample_drawings(drawing_key, pool, drawings, classes, shots + 1)
     support = _examples(rows[:, :shots])
     batches = mini_batches(batch_key, support, eval_batch, eval_iters, replacement)
     return EvalTask(batches, support, _examples(rows[:, shots:]))

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from reptile_jax.episodes import EvalTask
@@ -46,3 +47,27 @@ def predict_queries(loop: InnerLoop, params: Params, opt_state: OptState, task: 
         jnp.argmax(loop.apply(phi, queries), axis=-1).astype(jnp.int32),
         jnp.argmax(inductive, axis=-1).astype(jnp.int32),
     )
+
+
+class Accuracy(NamedTuple):
+    """Accuracy over tasks, and the half-width of its 95% confidence interval; both between 0 and 1."""
+
+    accuracy: float
+    ci95: float
+    tasks: int
+
+    def __str__(self) -> str:
+        """In per cent, as "97.02 ± 0.31 %"."""
+        return f"{100 * self.accuracy:.2f} ± {100 * self.ci95:.2f} %"
+
+
+def accuracy(correct: np.ndarray) -> Accuracy:
+    """Mean and 95% interval over tasks: 1.96 standard errors of the per-task accuracies (normal approximation).
+
+    Args:
+      correct: [tasks, classes] bool, which queries were classified right.
+    """
+    per_task = correct.mean(axis=1)
+    tasks = len(per_task)
+    error = per_task.std(ddof=1) / np.sqrt(tasks) if tasks > 1 else float("nan")
+    return Accuracy(float(per_task.mean()), float(1.96 * error), tasks)

@@ -63,19 +63,22 @@ def conv3x3_stride2(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       [batch, ceil(height/2), ceil(width/2), out].
     """
-    return _columns(x) @ kernel.reshape(-1, kernel.shape[-1])
+    return _conv_forward(x, kernel)[0]
 
 
 def _conv_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
     columns = _columns(x)
-    return columns @ kernel.reshape(-1, kernel.shape[-1]), (columns, kernel, x.shape)
+    batch, height, width, taps = columns.shape
+    columns = columns.reshape(-1, taps)  # flat: products of matrices with more axes than two are slower
+    y = columns @ kernel.reshape(taps, -1)
+    return y.reshape(batch, height, width, -1), (columns, kernel, x.shape)
 
 
 def _conv_backward(residuals: Any, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
     columns, kernel, (_, height, width, channels) = residuals
-    flat = kernel.reshape(-1, kernel.shape[-1])
-    grad_kernel = jnp.einsum("bhwk,bhwo->ko", columns, grad).reshape(kernel.shape)
-    grad_columns = grad @ flat.T  # [b, h', w', 9c]
+    flat_grad = grad.reshape(-1, grad.shape[-1])  # [b * h' * w', out]
+    grad_kernel = (columns.T @ flat_grad).reshape(kernel.shape)
+    grad_columns = flat_grad @ kernel.reshape(-1, kernel.shape[-1]).T  # [b * h' * w', 9c]
     taps = grad_columns.reshape(*grad.shape[:3], 3, 3, channels).transpose(3, 4, 0, 1, 2, 5)  # [3, 3, b, h', w', c]
     rows = jax.vmap(lambda t: _interleave(t, 1, height), in_axes=1)(taps)  # [3, b, h, w', c]
     return _interleave(rows, 2, width), grad_kernel

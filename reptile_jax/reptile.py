@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 
 from reptile_jax.episodes import TrainTask
@@ -22,6 +23,18 @@ class MetaState(NamedTuple):
     params: Params
     opt_state: OptState
     iteration: jax.Array
+
+
+class MetaMetrics(NamedTuple):
+    """How one meta-iteration went.
+
+    Attributes:
+        loss: mean over tasks and inner steps of the loss summed over the mini-batch, nats.
+        delta_norm: L2 norm of the mean delta, before it is multiplied by eps.
+    """
+
+    loss: jax.Array
+    delta_norm: jax.Array
 
 
 def meta_step_size(
@@ -68,7 +81,7 @@ def mean_over_tasks(opt_states: OptState) -> OptState:
 
 def meta_update(
     loop: InnerLoop, state: MetaState, tasks: TrainTask, step_size: jax.Array | float, *, foml: bool, inner_state: str
-) -> tuple[MetaState, jax.Array]:
+) -> tuple[MetaState, MetaMetrics]:
     """theta <- theta + eps * mean_i(phi_i - theta) (paper, algorithm 2).
 
     Args:
@@ -82,7 +95,7 @@ def meta_update(
         "reset": every task starts from zero.
 
     Returns:
-      The state after, and the mean over tasks and steps of the summed losses.
+      The state after, and how the meta-iteration went.
     """
 
     def one_task(opt_state: OptState, task: TrainTask) -> tuple[OptState, tuple[Params, jax.Array]]:
@@ -95,7 +108,6 @@ def meta_update(
         start = loop.optimizer.init(state.params) if inner_state == "reset" else state.opt_state
         opt_states, (deltas, losses) = jax.vmap(one_task, in_axes=(None, 0))(start, tasks)
         opt_state = start if inner_state == "reset" else mean_over_tasks(opt_states)
-    params = jax.tree.map(
-        lambda theta, delta: theta + jnp.asarray(step_size, theta.dtype) * jnp.mean(delta, axis=0), state.params, deltas
-    )
-    return MetaState(params, opt_state, state.iteration + 1), jnp.mean(losses)
+    delta = jax.tree.map(lambda d: jnp.mean(d, axis=0), deltas)
+    params = jax.tree.map(lambda theta, d: theta + jnp.asarray(step_size, d.dtype) * d, state.params, delta)
+    return MetaState(params, opt_state, state.iteration + 1), MetaMetrics(jnp.mean(losses), optax.global_norm(delta))

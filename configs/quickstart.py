@@ -1,0 +1,21 @@
+"""5-way 1-shot on glyphs, the embedded synthetic handwriting: a whole run in minutes, without any download.
+
+    python main.py --config=configs/quickstart.py
+
+TODO
+"""
+
+from ml_collections import ConfigDict
+
+from configs import omniglot_1shot_5way_transductive
+
+
+def get_config() -> ConfigDict:
+    """Returns the config of the run."""
+    config = omniglot_1shot_5way_transductive.get_config()
+    config.data.name = "glyphs"
+    config.meta_iters = 1000
+    config.eval_samples = 200
+    config.eval_shots = (1,)
+    config.checkpoint_interval = 200
+    return config

@@ -1,0 +1,65 @@
+"""Metrics of a run: one JSON object a line, the same as TensorBoard events, and smoothing for bars and plots."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Reads a `metrics.jsonl`; no file is no rows."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class MetricsWriter:
+    """Appends rows to `metrics.jsonl` and to TensorBoard event files in a workdir.
+
+    Attributes:
+        rows: every row of the run so far, those of earlier parts included.
+    """
+
+    def __init__(self, workdir: Path, iteration: int) -> None:
+        """Opens the files for a run that stands at `iteration`, and drops what an interrupted run wrote beyond it."""
+        path = workdir / "metrics.jsonl"
+        self.rows = [row for row in read_rows(path) if row["step"] <= iteration]
+        whole = path.with_suffix(".tmp")
+        whole.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        whole.replace(path)
+        self._file = path.open("a")
+        self._events = EventFileWriter(str(workdir))
+        # TensorBoard drops what earlier event files hold from this step on.
+        start = SessionLog(status=SessionLog.START)
+        self._events.add_event(Event(wall_time=time.time(), step=iteration + 1, session_log=start))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Appends one row: `step` and the values."""
+        row = {"step": step, **values}
+        self.rows.append(row)
+        self._file.write(json.dumps(row) + "\n")
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        self._events.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def flush(self) -> None:
+        """Hands everything written so far to the operating system."""
+        self._file.flush()
+        self._events.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        self._file.close()
+        self._events.close()
+
+
+def smoothed(values: np.ndarray, window: int) -> np.ndarray:
+    """Means of the last `window` values (fewer at the beginning): [n] -> [n]."""
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)

@@ -1,0 +1,270 @@
+"""A run from its config to its results: training, curves, checkpoints, resume, evaluation."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax import random
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from reptile_jax import checkpoint, plots
+from reptile_jax.config import ConfigError, differences, eval_shots, validate
+from reptile_jax.data import load_split
+from reptile_jax.episodes import EvalTask, Pool
+from reptile_jax.evaluate import Accuracy, Predictions, accuracy
+from reptile_jax.metrics import MetricsWriter, smoothed
+from reptile_jax.programs import CURVE_TASKS, eval_program, initial_state, stream, train_program
+from reptile_jax.reptile import MetaState
+
+EVAL_TASKS = 10  # tasks per dispatch; more are no faster on a CPU, whose caches they outgrow
+DISPATCH = 10  # meta-iterations per dispatch at most; a signal waits for the end of one
+PICTURED_TASKS = 4
+SETS = ("train", "validation", "test")  # what an evaluation can be on
+
+
+class TrainingError(Exception):
+    """Training that cannot go on; the message is one line."""
+
+
+class Data(NamedTuple):
+    """All classes of a run on the device, and where each set of them begins.
+
+    Attributes:
+        images: uint8 [classes, drawings, 28, 28].
+        pools: for each set evaluated, its classes; "train" is also what training draws from.
+        held_out: "test", or "validation" while tuning; the other one is not loaded at all.
+    """
+
+    images: jax.Array
+    pools: dict[str, Pool]
+    held_out: str
+
+
+def load_data(config: ConfigDict) -> Data:
+    """Loads the data set of a config onto the device.
+
+    Raises:
+        DataError: the data is missing or damaged.
+    """
+    data = config.data
+    split = load_split(data.name, data.dir, data.archives, config.seed, data.validation_classes)
+    held_out = "validation" if data.validation_classes else "test"
+    train, held = split.train.images, getattr(split, held_out).images
+    pools = {"train": Pool(0, len(train)), held_out: Pool(len(train), len(held))}
+    return Data(jnp.concatenate([jnp.asarray(train), jnp.asarray(held)]), pools, held_out)
+
+
+def data_label(config: ConfigDict) -> str:
+    """Names the data set where its results are shown; synthetic data is called that."""
+    return "glyphs (synthetic)" if config.data.name == "glyphs" else "Omniglot"
+
+
+def train_and_evaluate(config: ConfigDict, workdir: Path, pretrained: Path | None = None) -> dict[str, Any]:
+    """Trains from where the workdir stands to `meta_iters`, evaluates, and leaves everything in the workdir.
+
+    Args:
+        config: a run's config, see configs/default.py.
+        workdir: holds config.json, metrics.jsonl, TensorBoard events, checkpoints, pictures and results.json.
+        pretrained: a workdir or checkpoint whose weights and second moment a new run starts from.
+
+    Returns:
+        The results, as in results.json.
+
+    Raises:
+        ConfigError: an impossible config, or another one than the run in the workdir began with.
+        DataError: the data is missing or damaged.
+        CheckpointError: `pretrained` holds no checkpoint.
+        TrainingError: a loss or an update was not finite.
+    """
+    validate(config)
+    checkpoints = checkpoint.Checkpoints(workdir)
+    latest = checkpoints.latest()
+    state = initial_state(config)
+    if latest is not None:
+        if changed := differences(checkpoints.config(latest), config):
+            raise ConfigError(
+                f"workdir={workdir} holds another run ({'; '.join(changed)}): name another workdir or keep its fields"
+            )
+        state = checkpoints.restore(latest, state)
+        logging.info("Resuming %s at meta-iteration %d.", workdir, latest)
+    elif pretrained:
+        state = load_pretrained(config, pretrained, state)._replace(iteration=jnp.zeros((), jnp.int32))
+    data = load_data(config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "config.json").write_text(config.to_json(indent=2) + "\n")
+    state = train(config, workdir, data, state, checkpoints)
+    return evaluate(config, workdir, data, state)
+
+
+def evaluate_only(config: ConfigDict, workdir: Path, pretrained: Path | None = None) -> dict[str, Any]:
+    """Evaluates the newest checkpoint of the workdir, or the one that `pretrained` names.
+
+    Args, returns and raises as `train_and_evaluate`; without `pretrained`, the workdir must hold a checkpoint.
+    """
+    validate(config)
+    state = load_pretrained(config, pretrained or workdir, initial_state(config))
+    workdir.mkdir(parents=True, exist_ok=True)
+    return evaluate(config, workdir, load_data(config), state)
+
+
+def load_pretrained(config: ConfigDict, path: Path, like: MetaState) -> MetaState:
+    """Reads the state that a path names, and checks that it fits the config and has not seen its test characters.
+
+    Raises:
+        CheckpointError: there is no checkpoint.
+        ConfigError: it has other classes or another inner optimiser, or was trained on another split of the same data.
+    """
+    checkpoints, iteration = checkpoint.find(path)
+    saved = checkpoints.config(iteration)
+    for field in ("classes", "sgd"):
+        if saved[field] != config[field]:
+            raise ConfigError(f"{field}={config[field]} does not fit {path}, trained with {field}={saved[field]}")
+    if saved.data.name == config.data.name and saved.seed != config.seed:
+        raise ConfigError(
+            f"seed={config.seed} splits the characters otherwise than seed={saved.seed} of {path}, so that test "
+            f"characters were trained on: give seed={saved.seed}"
+        )
+    return checkpoints.restore(iteration, like)
+
+
+def train(
+    config: ConfigDict, workdir: Path, data: Data, state: MetaState, checkpoints: checkpoint.Checkpoints
+) -> MetaState:
+    """Runs the meta-iterations that are left, with curves, metrics, checkpoints and a progress bar.
+
+    Raises:
+        TrainingError: a loss or an update was not finite; the state before is the last one saved.
+    """
+    advance, classify = train_program(config), eval_program(config, config.shots)
+    curve_pools = jax.tree.map(lambda *x: jnp.stack(x), *(_as_arrays(pool) for pool in data.pools.values()))
+    curve_key = stream(config.seed, CURVE_TASKS)
+    done = int(state.iteration)
+    metrics = MetricsWriter(workdir, done)
+    bar = tqdm(total=config.meta_iters, initial=done, unit="it", desc="train", dynamic_ncols=True)
+    busy_seconds, busy_iterations = 0.0, 0
+    while done < config.meta_iters:
+        stop = min(
+            done + DISPATCH, config.meta_iters, _next(done, config.eval_interval), _next(done, config.checkpoint_interval)
+        )
+        began = time.perf_counter()
+        state, progress = advance(state, data.images, data.pools["train"], stop - done)
+        if (bad := int(progress.bad_iteration)) >= 0:
+            raise TrainingError(
+                f"meta-iteration {bad}: the loss or the update is not finite; the newest checkpoint is "
+                f"{checkpoints.latest()}; try a smaller learning_rate={config.learning_rate:g}"
+            )
+        busy_seconds += time.perf_counter() - began
+        busy_iterations += stop - done
+        bar.update(stop - done)
+        done = stop
+        if done % config.eval_interval == 0 or done == config.meta_iters:
+            keys = jax.vmap(lambda i: random.fold_in(random.fold_in(curve_key, done), i))(jnp.arange(2))
+            _, predictions = classify(state, data.images, curve_pools, keys)
+            correct = _correct(_headline(config, predictions)).mean(axis=1)
+            values = {
+                "loss": float(progress.last.loss),
+                "delta_norm": float(progress.last.delta_norm),
+                **{f"{name}_accuracy": float(x) for name, x in zip(data.pools, correct, strict=True)},
+                "meta_iters_per_second": busy_iterations / busy_seconds,
+            }
+            metrics.write(done, values)
+            busy_seconds, busy_iterations = 0.0, 0
+            bar.set_postfix({name: f"{_recent(metrics.rows, name):.1%}" for name in data.pools})
+        if done % config.checkpoint_interval == 0 or done == config.meta_iters:
+            metrics.flush()
+            checkpoints.save(state, config)
+    bar.close()
+    metrics.close()
+    if metrics.rows:
+        plots.learning_curve(metrics.rows, data.held_out, data_label(config), workdir / "learning_curve.png")
+    return state
+
+
+def evaluate(config: ConfigDict, workdir: Path, data: Data, state: MetaState) -> dict[str, Any]:
+    """Measures the accuracy on `eval_samples` tasks of each set, for every shot count, under both protocols.
+
+    Writes results.json and tasks.png, and prints a table.
+
+    Returns:
+        {"meta_iters": …, "data": …, SET: {PROTOCOL: {SHOTS: {"accuracy": …, "ci95": …, "tasks": …}}}}.
+    """
+    results: dict[str, Any] = {"meta_iters": int(state.iteration), "data": data_label(config)}
+    results |= {name: {protocol: {} for protocol in Predictions._fields} for name in data.pools}
+    programs = {shots: eval_program(config, shots) for shots in eval_shots(config)}
+    with tqdm(total=len(programs) * len(data.pools) * config.eval_samples, unit="task", desc="evaluate") as bar:
+        for shots, program in programs.items():
+            for name in data.pools:
+                parts = []
+                for first in range(0, config.eval_samples, EVAL_TASKS):
+                    parts.append(_eval_tasks(config, program, data, name, shots, state, first)[1])
+                    bar.update(min(EVAL_TASKS, config.eval_samples - first))
+                for protocol, predicted in Predictions(*map(np.concatenate, zip(*parts, strict=True)))._asdict().items():
+                    measured = accuracy(_correct(predicted[: config.eval_samples]))
+                    results[name][protocol][str(shots)] = measured._asdict()
+    (workdir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    tasks, predictions = _eval_tasks(config, programs[config.shots], data, data.held_out, config.shots, state, 0)
+    images = np.asarray(data.images).reshape(-1, 28, 28)
+    title = f"{data_label(config)}, {data.held_out} characters, {_setting(config)}"
+    plots.few_shot_tasks(images, tasks, _headline(config, predictions), PICTURED_TASKS, title, workdir / "tasks.png")
+    print(report(config, data.held_out, results))
+    return results
+
+
+def report(config: ConfigDict, held_out: str, results: dict[str, Any]) -> str:
+    """Formats results as a table, the config's own setting last."""
+    lines = [f"{results['data']}, {config.classes}-way, after {results['meta_iters']} meta-iterations (± 95% interval)"]
+    for name in ("train", held_out):
+        for shots in results[name]["transductive"]:
+            cells = [f"{name} {shots}-shot:".ljust(22)]
+            cells += [f"{Accuracy(**by_shots[shots])} {protocol}" for protocol, by_shots in results[name].items()]
+            lines.append("   ".join(cells))
+    own = Accuracy(**results[held_out][_protocol(config)][str(config.shots)])
+    return "\n".join([*lines, f"{held_out} accuracy, {_setting(config)}: {own} over {own.tasks} tasks"])
+
+
+def _eval_tasks(
+    config: ConfigDict, program: Any, data: Data, name: str, shots: int, state: MetaState, first: int
+) -> tuple[EvalTask, Predictions]:
+    """Evaluates tasks first..first+EVAL_TASKS-1 of a set's stream, which depends on `eval_seed` alone."""
+    key = random.fold_in(random.fold_in(random.key(config.eval_seed), SETS.index(name)), shots)
+    keys = jax.vmap(lambda task: random.fold_in(key, task))(first + jnp.arange(EVAL_TASKS))
+    pools = jax.tree.map(lambda x: jnp.full((EVAL_TASKS,), x), data.pools[name])
+    return jax.device_get(program(state, data.images, pools, keys))
+
+
+def _as_arrays(pool: Pool) -> Pool:
+    return jax.tree.map(jnp.int32, pool)
+
+
+def _next(done: int, interval: int) -> int:
+    """The first multiple of the interval after `done`."""
+    return (done // interval + 1) * interval
+
+
+def _correct(predicted: jax.Array | np.ndarray) -> np.ndarray:
+    """Which queries were classified right: [tasks, classes] labels -> bool."""
+    return np.asarray(predicted) == np.arange(predicted.shape[1])
+
+
+def _protocol(config: ConfigDict) -> str:
+    return "transductive" if config.transductive else "inductive"
+
+
+def _headline(config: ConfigDict, predictions: Predictions) -> jax.Array:
+    """The predictions under the config's own protocol."""
+    return getattr(predictions, _protocol(config))
+
+
+def _setting(config: ConfigDict) -> str:
+    return f"{config.classes}-way {config.shots}-shot, {_protocol(config)}"
+
+
+def _recent(rows: list[dict[str, Any]], name: str) -> float:
+    """The mean accuracy of the last points of a curve."""
+    return float(np.mean([row[f"{name}_accuracy"] for row in rows[-plots.CURVE_WINDOW :]]))

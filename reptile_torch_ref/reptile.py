@@ -1,0 +1,171 @@
+"""Reptile and first-order MAML (Nichol et al. 2018, arXiv 1803.02999): the computation, then the sampling for it.
+
+Where the paper is silent, its released code decides. No function changes its arguments: a step returns a new state.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reptile_torch_ref.model import Weights, init_weights, logits
+
+BETA2, EPSILON = 0.999, 1e-8  # of Adam; beta1 is 0: "momentum reduced performance across the board" (section 6.1)
+
+Batch = tuple[Tensor, Tensor]  # images [batch, 28, 28], labels [batch] int64
+Task = list[Batch]  # the mini-batches of one task, one for each inner step
+
+
+class Inner(NamedTuple):
+    """The inner optimiser; names and meaning are the configuration's."""
+
+    learning_rate: float
+    sgd: bool = False
+    weight_decay: float = 1.0
+    inner_state: str = "averaged"
+
+
+class State(NamedTuple):
+    """Weights, Adam's second moment (same names and shapes; empty under SGD) and step count (0 under SGD)."""
+
+    params: Weights
+    second_moment: Weights
+    step_count: int
+
+
+def init_state(classes: int, seed: int, sgd: bool = False, dtype: torch.dtype = torch.float32) -> State:
+    """Returns the state before the first meta-iteration, a function of `seed`."""
+    params = init_weights(classes, seed, dtype)
+    return State(params, {} if sgd else {n: torch.zeros_like(w) for n, w in params.items()}, 0)
+
+
+def inner_step(state: State, images: Tensor, labels: Tensor, inner: Inner) -> State:
+    """Takes one step of the inner optimiser on one mini-batch.
+
+    With w = weight_decay * phi, and g the gradient at w of the cross entropy summed (not averaged) over the mini-batch:
+
+        SGD:   phi' = w - learning_rate * g
+        Adam:  t' = t + 1,  v' = beta2 * v + (1 - beta2) * g^2
+               phi' = w - learning_rate * g / (sqrt(v' / (1 - beta2^t')) + epsilon)
+    """
+    params = {n: w if inner.weight_decay == 1 else w * inner.weight_decay for n, w in state.params.items()}
+    params = {n: w.detach().requires_grad_() for n, w in params.items()}
+    loss = F.cross_entropy(logits(params, images), labels, reduction="sum")
+    grads = dict(zip(params, torch.autograd.grad(loss, list(params.values())), strict=True))
+    with torch.no_grad():
+        if inner.sgd:
+            return State({n: w - inner.learning_rate * grads[n] for n, w in params.items()}, {}, 0)
+        count, second_moment = state.step_count + 1, {}
+        for n, w in params.items():
+            v = second_moment[n] = (BETA2 * state.second_moment[n]).addcmul_(grads[n], grads[n], value=1 - BETA2)
+            root = v.sqrt().div_(math.sqrt(1 - BETA2**count)).add_(EPSILON)
+            params[n] = w.addcdiv(grads[n], root, value=-inner.learning_rate)
+        return State(params, second_moment, count)
+
+
+def inner_loop(state: State, batches: Task, inner: Inner) -> State:
+    """Adapts to one task, one inner step for each mini-batch; the params returned are the paper's phi."""
+    for images, labels in batches:
+        state = inner_step(state, images, labels, inner)
+    return state
+
+
+def task_start(state: State, inner: Inner) -> State:
+    """Returns the state a task starts from: under `reset`, second moment and count are zero."""
+    if inner.inner_state not in ("averaged", "sequential", "reset"):
+        raise ValueError(f'inner_state="{inner.inner_state}": choose "averaged", "sequential" or "reset"')
+    if inner.inner_state != "reset":
+        return state
+    return State(state.params, {n: torch.zeros_like(v) for n, v in state.second_moment.items()}, 0)
+
+
+def mean(weights: list[Weights]) -> Weights:
+    """Returns the mean of several sets of weights."""
+    return {n: torch.stack([w[n] for w in weights]).mean(0) for n in weights[0]}
+
+
+def meta_delta(state: State, tasks: list[Task], inner: Inner, foml: bool = False) -> tuple[Weights, State]:
+    """Returns the tasks' mean delta, and theta with the second moment and count to carry on with.
+
+    A task's delta is phi - theta; in first-order MAML it is the last inner step's alone, weight decay included.
+    `averaged`: all tasks start from the same second moment and count, and the mean second moment is carried.
+    `sequential` (as released): both pass from task to task. `reset`: zero at every task.
+    """
+    start, deltas, ends = state, [], []
+    for batches in tasks:
+        before_last = inner_loop(task_start(start, inner), batches[:-1], inner)
+        end = inner_loop(before_last, batches[-1:], inner)
+        base = before_last.params if foml else state.params
+        deltas.append({n: phi - base[n] for n, phi in end.params.items()})
+        ends.append(end)
+        if inner.inner_state == "sequential":
+            start = end._replace(params=state.params)
+    averaged = inner.inner_state == "averaged"
+    second_moment = mean([end.second_moment for end in ends]) if averaged else ends[-1].second_moment
+    return mean(deltas), task_start(State(state.params, second_moment, ends[-1].step_count), inner)
+
+
+def meta_iteration(state: State, tasks: list[Task], step: float, inner: Inner, foml: bool = False) -> State:
+    """Makes one meta-update on `meta_batch` tasks: theta <- theta + step * mean_i(phi_i - theta) (algorithm 2)."""
+    delta, carried = meta_delta(state, tasks, inner, foml)
+    return carried._replace(params={n: w + step * delta[n] for n, w in state.params.items()})
+
+
+def meta_step_at(iteration: int, meta_iters: int, meta_step: float, meta_step_final: float) -> float:
+    """Returns the interpolation factor of an iteration, counted from 0: linear from meta_step to meta_step_final."""
+    f = iteration / meta_iters
+    return f * meta_step_final + (1 - f) * meta_step
+
+
+def evaluate_task(state: State, batches: Task, support: Tensor, queries: Tensor, inner: Inner) -> tuple[Tensor, Tensor]:
+    """Adapts from theta and the trained second moment (`state` stays as it is), then predicts under both protocols.
+
+    Returns logits [queries, classes], whose arg max is the prediction: transductive, where the queries [queries, 28,
+    28] are one batch, and inductive, where each is put behind the whole support set [classes * shots, 28, 28].
+    """
+    phi = inner_loop(task_start(state, inner), batches, inner).params
+    with torch.no_grad():
+        inductive = [logits(phi, torch.cat([support, query[None]]))[-1] for query in queries]
+        return logits(phi, queries), torch.stack(inductive)
+
+
+def sample_drawings(rng: np.random.Generator, characters: Tensor, classes: int, shots: int) -> Tensor:
+    """Draws distinct classes and distinct drawings of each: [available, 20, 28, 28] -> [classes, shots, 28, 28]."""
+    if classes > len(characters) or shots > characters.shape[1]:
+        there = f"{len(characters)} classes of {characters.shape[1]} drawings"
+        raise ValueError(f"classes={classes} with {shots} drawings each exceeds the {there} there are")
+    rows = rng.choice(len(characters), classes, replace=False)
+    return torch.stack([characters[row, rng.choice(characters.shape[1], shots, replace=False)] for row in rows])
+
+
+def labelled(drawings: Tensor) -> Batch:
+    """Returns images [classes * shots, 28, 28], class by class, and their labels 0..classes-1."""
+    return drawings.flatten(0, 1), torch.arange(len(drawings)).repeat_interleave(drawings.shape[1])
+
+
+def mini_batches(
+    rng: np.random.Generator, drawings: Tensor, batch: int, iters: int, replacement: bool = False, tail: int = 0
+) -> Task:
+    """Makes `iters` mini-batches of `batch` drawings from a task's drawings [classes, shots, 28, 28].
+
+    Without `replacement` they are handed out in shuffled order, shuffled again whenever they run out: a batch may
+    straddle two shuffles. With it, every batch is drawn afresh and its drawings are distinct. `tail` (foml_tail)
+    drawings of each class are kept for the last mini-batch, which is all of them.
+    """
+    if tail:
+        if tail > drawings.shape[1] - (iters > 1):
+            raise ValueError(f"foml_tail={tail} of {drawings.shape[1]} drawings leaves none for the steps before")
+        first = mini_batches(rng, drawings[:, :-tail], batch, iters - 1, replacement) if iters > 1 else []
+        return [*first, labelled(drawings[:, -tail:])]
+    images, labels = labelled(drawings)
+    if replacement and batch > len(images):
+        raise ValueError(f"replacement: a mini-batch of {batch} distinct drawings exceeds the task's {len(images)}")
+    if replacement:
+        order = [rng.choice(len(images), batch, replace=False) for _ in range(iters)]
+    else:
+        shuffles = [rng.permutation(len(images)) for _ in range(math.ceil(iters * batch / len(images)))]
+        order = list(np.concatenate(shuffles)[: iters * batch].reshape(iters, batch))
+    return [(images[i], labels[i]) for i in order]
