@@ -7,13 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torchvision
 from PIL import Image
 from torch import Tensor
-from torchvision import transforms
+from torchvision import datasets, transforms
 
 TRAIN_CHARACTERS = 1200  # of Omniglot's 1,623; those held out for validation are among them
-CHARACTERS = {"images_background": 964, "images_evaluation": 659}  # of 20 drawings each
 
 
 class Split(NamedTuple):
@@ -24,32 +22,24 @@ class Split(NamedTuple):
     test: Tensor
 
 
-class Omniglot(torchvision.datasets.Omniglot):
-    """torchvision's Omniglot, sorted, one bit at 28x28, from a local archive too, which is judged by its content."""
+class Omniglot(datasets.Omniglot):
+    """One half of torchvision's Omniglot, one bit at 28x28, sorted, and judged by its content, not by its container."""
 
-    def __init__(self, root: str | Path, background: bool, archives: str) -> None:
-        """Lists one of the two halves in `root`, extracted from the folder `archives`, or downloaded if that is ""."""
-        self.archives = archives
+    def __init__(self, root: str | Path, background: bool, download: bool) -> None:
+        """Lists what is extracted in `root`, or downloads what is published (its checksum is checked)."""
         # Nearest neighbour is the only filter Pillow has for one bit; the loader leaves out torchvision's convert("L").
         resize = transforms.Resize((28, 28), transforms.InterpolationMode.NEAREST)
         transform = transforms.Compose([resize, transforms.PILToTensor()])
-        super().__init__(root, background, transform, download=True, loader=Image.open)
+        super().__init__(root, background, transform, download=download, loader=Image.open)
         self._characters.sort(key=lambda name: Path(name).parts)  # they come in the file system's order
         files = [sorted(Path(self.target_folder, name).glob("*.png")) for name in self._characters]
         self._flat_character_images = [(path.name, i) for i, paths in enumerate(files) for path in paths]
+        expected = 964 if background else 659
+        if [len(paths) for paths in files] != [20] * expected:
+            raise ValueError(f"{self.target_folder} is damaged: it must hold {expected} characters of 20 drawings")
 
     def _check_integrity(self) -> bool:
-        folders = Path(self.root, self._get_target_folder()).glob("*/character*")
-        return [len(list(path.glob("*.png"))) for path in folders] == [20] * CHARACTERS[self._get_target_folder()]
-
-    def download(self) -> None:
-        """Extracts the local archive; without one, downloads what is published and checks its checksum."""
-        archive = Path(self.archives, f"{self._get_target_folder()}.zip")
-        if not self.archives:
-            return super().download()
-        torchvision.datasets.utils.extract_archive(archive, self.root)  # zipfile keeps every member inside the root
-        if not self._check_integrity():
-            raise ValueError(f"{archive} does not hold {CHARACTERS[archive.stem]} characters of 20 drawings")
+        return Path(self.root, self._get_target_folder()).is_dir()
 
 
 def load_omniglot(archives: str = "") -> tuple[np.ndarray, list[str]]:
@@ -59,10 +49,12 @@ def load_omniglot(archives: str = "") -> tuple[np.ndarray, list[str]]:
     """
     found: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        for background in (True, False):
-            half = Omniglot(temporary if archives else torch.hub.get_dir(), background, archives)
-            drawings = torch.cat([image for image, _ in half]).numpy().astype(np.uint8).reshape(-1, 20, 28, 28)
-            found |= dict(zip(half._characters, drawings, strict=True))
+        for background, half in ((True, "images_background"), (False, "images_evaluation")):
+            if archives:  # zipfile keeps every member inside the folder it extracts to
+                datasets.utils.extract_archive(Path(archives, f"{half}.zip"), Path(temporary, Omniglot.folder))
+            data = Omniglot(temporary if archives else torch.hub.get_dir(), background, download=not archives)
+            drawings = torch.cat([image for image, _ in data]).numpy().astype(np.uint8).reshape(-1, 20, 28, 28)
+            found |= dict(zip(data._characters, drawings, strict=True))
     names = sorted(found, key=lambda name: Path(name).parts)
     return np.stack([found[name] for name in names]), names
 

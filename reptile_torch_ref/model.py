@@ -1,8 +1,8 @@
-"""The Omniglot network as a function of its weights and one mini-batch.
+"""The Omniglot network of Nichol et al. 2018 (arXiv 1803.02999) as a function of its weights and one mini-batch.
 
-Four times [convolution 3x3, 64 filters, stride 2 -> batch norm -> ReLU], then a dense layer (Nichol et al. 2018, arXiv
-1803.02999, section 6.1, after Finn et al. 2017). The convolutions have no bias: batch norm takes it away again, so its
-gradient is analytically zero and Adam with beta1 = 0 would turn its rounding noise into full steps.
+Four times [convolution 3x3, 64 filters, stride 2 -> batch norm -> ReLU], then a dense layer. The convolutions have no
+bias: batch norm takes it away again, so its gradient is analytically zero and Adam with beta1 = 0 would turn its
+rounding noise into full steps.
 """
 
 import torch
@@ -23,8 +23,8 @@ def init_weights(classes: int, seed: int, dtype: torch.dtype = torch.float32) ->
         weights[f"conv_{i}/kernel"] = torch.nn.init.xavier_uniform_(kernel, generator=generator)
         weights[f"norm_{i}/scale"] = torch.ones(FILTERS, dtype=dtype)
         weights[f"norm_{i}/bias"] = torch.zeros(FILTERS, dtype=dtype)
-    kernel = torch.empty(classes, 2 * 2 * FILTERS, dtype=dtype)
-    weights["dense/kernel"] = torch.nn.init.xavier_uniform_(kernel, generator=generator)
+    dense = torch.empty(classes, 2 * 2 * FILTERS, dtype=dtype)
+    weights["dense/kernel"] = torch.nn.init.xavier_uniform_(dense, generator=generator)
     weights["dense/bias"] = torch.zeros(classes, dtype=dtype)
     return weights
 

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.random import Generator
 from torch import Tensor
 
 from reptile_torch_ref.model import Weights, init_weights, logits
 
-BETA2, EPSILON = 0.999, 1e-8  # of Adam; beta1 is 0: "momentum reduced performance across the board" (section 6.1)
+BETA2, EPSILON = 0.999, 1e-8  # of Adam; beta1 is 0: "momentum reduced performance across the board" (the paper)
 
 Batch = tuple[Tensor, Tensor]  # images [batch, 28, 28], labels [batch] int64
 Task = list[Batch]  # the mini-batches of one task, one for each inner step
@@ -51,8 +52,7 @@ def inner_step(state: State, images: Tensor, labels: Tensor, inner: Inner) -> St
         Adam:  t' = t + 1,  v' = beta2 * v + (1 - beta2) * g^2
                phi' = w - learning_rate * g / (sqrt(v' / (1 - beta2^t')) + epsilon)
     """
-    params = {n: w if inner.weight_decay == 1 else w * inner.weight_decay for n, w in state.params.items()}
-    params = {n: w.detach().requires_grad_() for n, w in params.items()}
+    params = {n: (w * inner.weight_decay).requires_grad_() for n, w in state.params.items()}
     loss = F.cross_entropy(logits(params, images), labels, reduction="sum")
     grads = dict(zip(params, torch.autograd.grad(loss, list(params.values())), strict=True))
     with torch.no_grad():
@@ -75,16 +75,11 @@ def inner_loop(state: State, batches: Task, inner: Inner) -> State:
 
 def task_start(state: State, inner: Inner) -> State:
     """Returns the state a task starts from: under `reset`, second moment and count are zero."""
-    if inner.inner_state not in ("averaged", "sequential", "reset"):
-        raise ValueError(f'inner_state="{inner.inner_state}": choose "averaged", "sequential" or "reset"')
-    if inner.inner_state != "reset":
+    if inner.inner_state == "reset":
+        return State(state.params, {n: torch.zeros_like(v) for n, v in state.second_moment.items()}, 0)
+    if inner.inner_state in ("averaged", "sequential"):
         return state
-    return State(state.params, {n: torch.zeros_like(v) for n, v in state.second_moment.items()}, 0)
-
-
-def mean(weights: list[Weights]) -> Weights:
-    """Returns the mean of several sets of weights."""
-    return {n: torch.stack([w[n] for w in weights]).mean(0) for n in weights[0]}
+    raise ValueError(f'inner_state="{inner.inner_state}": choose "averaged", "sequential" or "reset"')
 
 
 def meta_delta(state: State, tasks: list[Task], inner: Inner, foml: bool = False) -> tuple[Weights, State]:
@@ -103,9 +98,11 @@ def meta_delta(state: State, tasks: list[Task], inner: Inner, foml: bool = False
         ends.append(end)
         if inner.inner_state == "sequential":
             start = end._replace(params=state.params)
-    averaged = inner.inner_state == "averaged"
-    second_moment = mean([end.second_moment for end in ends]) if averaged else ends[-1].second_moment
-    return mean(deltas), task_start(State(state.params, second_moment, ends[-1].step_count), inner)
+    moment = ends[-1].second_moment
+    if inner.inner_state == "averaged":
+        moment = {n: torch.stack([end.second_moment[n] for end in ends]).mean(0) for n in moment}
+    delta = {n: torch.stack([delta[n] for delta in deltas]).mean(0) for n in state.params}
+    return delta, task_start(State(state.params, moment, ends[-1].step_count), inner)
 
 
 def meta_iteration(state: State, tasks: list[Task], step: float, inner: Inner, foml: bool = False) -> State:
@@ -132,11 +129,10 @@ def evaluate_task(state: State, batches: Task, support: Tensor, queries: Tensor,
         return logits(phi, queries), torch.stack(inductive)
 
 
-def sample_drawings(rng: np.random.Generator, characters: Tensor, classes: int, shots: int) -> Tensor:
+def sample_drawings(rng: Generator, characters: Tensor, classes: int, shots: int) -> Tensor:
     """Draws distinct classes and distinct drawings of each: [available, 20, 28, 28] -> [classes, shots, 28, 28]."""
     if classes > len(characters) or shots > characters.shape[1]:
-        there = f"{len(characters)} classes of {characters.shape[1]} drawings"
-        raise ValueError(f"classes={classes} with {shots} drawings each exceeds the {there} there are")
+        raise ValueError(f"classes={classes} of {shots} drawings exceeds the data, {tuple(characters.shape[:2])}")
     rows = rng.choice(len(characters), classes, replace=False)
     return torch.stack([characters[row, rng.choice(characters.shape[1], shots, replace=False)] for row in rows])
 
@@ -146,9 +142,7 @@ def labelled(drawings: Tensor) -> Batch:
     return drawings.flatten(0, 1), torch.arange(len(drawings)).repeat_interleave(drawings.shape[1])
 
 
-def mini_batches(
-    rng: np.random.Generator, drawings: Tensor, batch: int, iters: int, replacement: bool = False, tail: int = 0
-) -> Task:
+def mini_batches(rng: Generator, drawings: Tensor, batch: int, iters: int, replacement: bool, tail: int = 0) -> Task:
     """Makes `iters` mini-batches of `batch` drawings from a task's drawings [classes, shots, 28, 28].
 
     Without `replacement` they are handed out in shuffled order, shuffled again whenever they run out: a batch may

@@ -1,10 +1,7 @@
-"""The weights file (safetensors), in which a state crosses to another framework and back, exactly.
+"""The weights file (safetensors), by which a state crosses to an NHWC framework and back, exactly.
 
-Names: `params/LAYER/NAME`, with Adam the same under `second_moment/`, and `count`, an int32 scalar. Kernels are stored
-in the layouts of NHWC frameworks, [3, 3, in, out] and [in, out].
+`params/LAYER/NAME`, with Adam the same under `second_moment/`; `count`, int32; kernels [3, 3, in, out] and [in, out].
 """
-
-import os
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,7 +12,7 @@ TO_FILE = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}  # OIHW -> HWIO, [out, in] -> [i
 FROM_FILE = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 
 
-def save(path: str | os.PathLike[str], state: State) -> None:
+def save(path: str, state: State) -> None:
     """Writes `state`, dtype as it is."""
     tensors = {"count": torch.tensor(state.step_count, dtype=torch.int32)}
     for part, weights in (("params", state.params), ("second_moment", state.second_moment)):
@@ -23,7 +20,7 @@ def save(path: str | os.PathLike[str], state: State) -> None:
     save_file(tensors, path)
 
 
-def load(path: str | os.PathLike[str]) -> State:
+def load(path: str) -> State:
     """Reads a state, dtype as stored; after plain SGD its second moment is empty and its count 0."""
     tensors = load_file(path)
     state = State({}, {}, int(tensors.pop("count")))

@@ -1,0 +1,93 @@
+"""The program: what it imports, that it repeats itself, that it learns, that it saves and goes on."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from ml_collections import ConfigDict
+
+from configs.default import get_config
+from reptile_torch_ref import reptile, train, weights
+
+ROOT = Path(__file__).parent.parent
+
+
+def small_config() -> ConfigDict:
+    """The 5-way run, a few iterations long."""
+    config = get_config()
+    config.shots, config.train_shots, config.inner_batch, config.inner_iters = 1, 4, 10, 3
+    config.meta_batch, config.meta_iters, config.meta_step, config.meta_step_final = 2, 4, 1.0, 0.0
+    config.eval_iters, config.eval_samples = 3, 4
+    return config
+
+
+def patterns(characters: int) -> torch.Tensor:
+    """Classes [characters, 20, 28, 28] told apart by their pattern, each drawing with pixels of its own flipped."""
+    rng = np.random.default_rng(0)
+    ideal = rng.integers(0, 2, (characters, 1, 7, 7)).repeat(4, axis=2).repeat(4, axis=3)
+    return torch.from_numpy((ideal ^ (rng.random((characters, 20, 28, 28)) < 0.05)).astype(np.uint8))
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_no_jax_is_imported() -> None:
+    code = "import sys; from reptile_torch_ref import data, train; data.load('glyphs', '', 0, 0)"
+    result = run("-c", code + "; print([name for name in sys.modules if name.startswith(('jax', 'flax', 'optax'))])")
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_a_run_is_a_function_of_its_seed() -> None:
+    config, characters = small_config(), patterns(30)
+    start = reptile.init_state(config.classes, config.seed)
+    first, again = (train.train(config, characters, start) for _ in range(2))
+    assert all(torch.equal(first.params[n], again.params[n]) for n in first.params)
+    config.seed = 1
+    other = train.train(config, characters, start)
+    assert not torch.equal(first.params["conv_1/kernel"], other.params["conv_1/kernel"])
+
+
+def test_tasks_have_the_configured_shape() -> None:
+    config = small_config()
+    config.foml, config.foml_tail = True, 1
+    tasks = train.sample_tasks(config, patterns(30), 0)
+    assert [[len(images) for images, _ in task] for task in tasks] == [[10, 10, 5]] * 2
+    config.foml = False  # Reptile knows no tail
+    tasks = train.sample_tasks(config, patterns(30), 0)
+    assert [[len(images) for images, _ in task] for task in tasks] == [[10, 10, 10]] * 2
+
+
+def test_training_makes_new_classes_easier_to_learn() -> None:
+    config, characters = small_config(), patterns(30)
+    config.seed, config.meta_iters, config.eval_iters, config.eval_samples = 1, 8, 1, 20
+    start = reptile.init_state(config.classes, config.seed)
+    untrained = train.evaluate(config, characters[20:], start)
+    trained = train.evaluate(config, characters[20:], train.train(config, characters[:20], start))
+    assert untrained.shape == trained.shape == (20, 2)
+    # Both protocols, of 100 queries each; chance is 0.2, and it goes from about 0.55 to about 0.85.
+    assert np.all(trained.mean(0) > untrained.mean(0) + 0.1)
+
+
+def test_command_line_trains_saves_evaluates_and_starts_from_a_file(tmp_path: Path) -> None:
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    fields = {"data.name": "glyphs", "meta_iters": 2, "inner_iters": 3, "eval_iters": 2, "eval_samples": 3}
+    command = ["-m", "reptile_torch_ref.train", "--config=configs/default.py"]
+    command += [f"--config.{name}={value}" for name, value in fields.items()]
+    result = run(*command, f"--weights={first}")
+    assert result.returncode == 0, result.stderr
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["training classes", "test classes"]
+    assert weights.load(first).step_count == 6
+    result = run(*command, f"--weights={second}", f"--init={first}", "--config.data.validation_classes=20")
+    assert result.returncode == 0, result.stderr
+    # While characters are held out for tuning, the test characters stay unseen.
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["training classes", "validation classes"]
+    assert weights.load(second).step_count == 12
+
+
+def test_a_misspelt_field_is_an_error() -> None:
+    result = run("-m", "reptile_torch_ref.train", "--config=configs/default.py", "--config.meta_itres=2")
+    assert result.returncode != 0
+    assert "meta_itres" in result.stderr
