@@ -1,0 +1,113 @@
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reptile_jax import data
+from reptile_jax.data.characters import Characters, DataError, split
+
+
+def characters(count=10, drawings=3, seed=0):
+    """Random drawings; more than 9 characters, and alphabets that sort otherwise as plain strings than as pairs."""
+    names = sorted((alphabet, f"character{n:02d}") for n in range(1, count // 2 + 1) for alphabet in ("Ab", "Ab-c"))
+    images = np.random.default_rng(seed).integers(0, 2, (len(names), drawings, 28, 28), np.uint8)
+    return Characters(images, tuple("/".join(name) for name in names))
+
+
+def without_rotation(name):
+    return name.rsplit("/rot", 1)[0]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_split_is_the_released_codes(seed):
+    chars = characters()
+    # The released code shuffles the sorted list itself.
+    shuffled = sorted(chars.names, key=lambda name: name.split("/"))
+    random.Random(seed).shuffle(shuffled)
+    parts = split(chars, num_train=7, seed=seed, validation_classes=0)
+    assert list(parts.test.names) == shuffled[7:]
+    assert list(parts.train.names) == [
+        f"{name}/rot{degrees:03d}" for name in shuffled[:7] for degrees in range(0, 360, 90)
+    ]
+    assert parts.validation.names == ()
+    assert parts.validation.images.shape == (0, 3, 28, 28)
+    for name, images in zip(parts.test.names, parts.test.images, strict=True):
+        np.testing.assert_array_equal(images, chars.images[chars.names.index(name)])
+
+
+def test_names_are_sorted_as_pairs_not_as_strings():
+    names = characters().names
+    assert list(names) != sorted(names)
+
+
+def test_split_does_not_depend_on_the_order_of_the_characters():
+    chars = characters()
+    order = np.random.default_rng(3).permutation(len(chars.names))
+    listed_otherwise = Characters(chars.images[order], tuple(chars.names[i] for i in order))
+    assert listed_otherwise.names != chars.names
+    for expected, actual in zip(split(chars, 6, 0, 2), split(listed_otherwise, 6, 0, 2), strict=True):
+        assert actual.names == expected.names
+        np.testing.assert_array_equal(actual.images, expected.images)
+
+
+def test_another_seed_is_another_split():
+    assert split(characters(), 6, 0, 0).test.names != split(characters(), 6, 1, 0).test.names
+
+
+def test_train_validation_and_test_are_disjoint_and_complete():
+    chars = characters(count=40)
+    train, validation, test = split(chars, num_train=30, seed=5, validation_classes=4)
+    groups = [{without_rotation(name) for name in part.names} for part in (train, validation, test)]
+    assert [len(group) for group in groups] == [26, 4, 10]
+    assert set.union(*groups) == set(chars.names)  # 26 + 4 + 10 = 40: nothing is in two of them
+    # By their pictures too: random drawings never repeat.
+    seen = [{image.tobytes() for image in part.images.reshape(-1, 28, 28)} for part in (train, validation, test)]
+    assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
+
+
+def test_validation_is_the_end_of_training_and_changes_nothing_else():
+    chars = characters()
+    without, with_validation = split(chars, 7, 0, 0), split(chars, 7, 0, 3)
+    assert with_validation.test.names == without.test.names
+    assert with_validation.train.names == without.train.names[: 4 * 4]
+    assert with_validation.validation.names == tuple(without_rotation(name) for name in without.train.names[4 * 4 :: 4])
+    np.testing.assert_array_equal(with_validation.validation.images, without.train.images[4 * 4 :: 4])  # unrotated
+
+
+def test_rotations_are_pillows():
+    train = split(characters(), 6, 0, 0).train
+    for number, name in enumerate(train.names):
+        degrees = int(name[-3:])
+        upright = train.images[number - degrees // 90]
+        for image, original in zip(train.images[number], upright, strict=True):
+            rotated = Image.fromarray(original * 255).convert("1").rotate(degrees)  # as the released code does
+            np.testing.assert_array_equal(image, np.asarray(rotated, np.uint8))
+    clockwise = np.asarray(Image.fromarray(train.images[0, 0]).rotate(-90))
+    assert not np.array_equal(train.images[1, 0], clockwise)
+
+
+def test_images_are_plain_uint8():
+    for part in split(characters(), 6, 0, 2):
+        assert part.images.dtype == np.uint8
+        assert part.images.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("num_train", "validation_classes", "words"),
+    [
+        (10, 0, "10 training characters"),
+        (0, 0, "0 training characters"),
+        (6, 6, "validation_classes=6"),
+        (6, -1, "validation_classes=-1"),
+    ],
+)
+def test_impossible_splits_are_one_clear_line(num_train, validation_classes, words):
+    with pytest.raises(DataError, match=words) as error:
+        split(characters(), num_train, 0, validation_classes)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_data_set_names_the_known_ones():
+    with pytest.raises(ValueError, match=r"'mnist'.*omniglot, glyphs"):
+        data.load_split("mnist", "", "", 0, 0)
