@@ -21,7 +21,7 @@ DRAWINGS = 20  # of each character
 
 _MORE_STROKES = (0.15, 0.55, 0.85)  # a character has one stroke, and one more for each of these a uniform number passes
 _CONTROLS = 6  # control points of a stroke
-_BOX = 17.0  # pixels, the longer side of a character before a drawing changes it
+_BOX = 16.5  # pixels, the longer side of a character before a drawing changes it
 _SAMPLES = 24  # points between two control points at which the pen is put down: about a quarter of a pixel apart
 
 # Unit vectors in 64 directions, rounded so that no two mathematical libraries disagree.
@@ -100,8 +100,8 @@ def _invent(rng: np.random.Generator) -> _Strokes:
     low = np.where(present, controls, np.inf).min((1, 2), keepdims=True)
     high = np.where(present, controls, -np.inf).max((1, 2), keepdims=True)
     controls = (controls - (low + high) / 2) * (_BOX / (high - low).max(3, keepdims=True))
-    character, stroke = np.nonzero(present[:, :, 0, 0])
-    return _Strokes(controls[character, stroke], character)
+    character, number = np.nonzero(present[:, :, 0, 0])
+    return _Strokes(controls[character, number], character)
 
 
 def _draw(rng: np.random.Generator, strokes: _Strokes) -> np.ndarray:
@@ -119,7 +119,7 @@ def _draw(rng: np.random.Generator, strokes: _Strokes) -> np.ndarray:
     whole = (CHARACTERS, DRAWINGS, 1, 2)
     shear = 0.15 * _bell(rng, *whole)[strokes.character]
     size = ((1 + 0.1 * _bell(rng, *whole)) * (1 + 0.13 * _bell(rng, CHARACTERS, DRAWINGS, 1, 1)))[strokes.character]
-    shift = 1.3 * _bell(rng, *whole)[strokes.character]
+    shift = 1.1 * _bell(rng, *whole)[strokes.character]
     return (points + shear * points[..., ::-1]) * size + shift + SIZE / 2
 
 

@@ -187,7 +187,7 @@ def _only_one_run(lock: Path) -> Iterator[None]:
 def _sweep(folder: Path, name: str) -> None:
     """Removes what a killed run has left behind: half-written copies and half-finished downloads."""
     for leftover in (*folder.glob(f"{name}/incomplete.*"), *folder.glob(f"downloads/{name}/*.tmp.*")):
-        shutil.rmtree(leftover)
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _download(dl_manager: tfds.download.DownloadManager, url: str) -> Path:

@@ -257,6 +257,14 @@ def test_killed_in_the_middle_the_next_start_prepares_afresh(archives, tmp_path)
     assert half_done(tmp_path) == [copy_in(tmp_path)]
 
 
+def test_a_killed_download_is_swept_away(archives, tmp_path):
+    leftover = tmp_path / "downloads" / "small_omniglot" / "images_background.zip.tmp.0123"  # as TFDS names it
+    leftover.mkdir(parents=True)
+    (leftover / "images_background.zip").write_bytes(b"half of it")
+    load(tmp_path, archives)
+    assert half_done(tmp_path) == [copy_in(tmp_path)]
+
+
 def test_two_runs_at_once_prepare_once_and_both_end_well(archives, tmp_path):
     first = start(tmp_path, archives, TEST_GATE=str(tmp_path))
     wait_for((tmp_path / "inside").exists, first)
