@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-from absl import app, flags
+import jax
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from reptile_jax import train
@@ -21,6 +22,10 @@ def main(argv: list[str]) -> None:
     """Runs the mode that the flags name."""
     if len(argv) > 1:
         sys.exit(f"error: unexpected argument {argv[1]}: flags are written --name=value")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # JAX and Orbax say much at the level of information
+    if jax.config.jax_compilation_cache_dir is None:  # as set by JAX_COMPILATION_CACHE_DIR
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "reptile_jax"))
     config_name = Path(flags.FLAGS["config"].config_filename).stem
     workdir = Path(WORKDIR.value or Path("runs") / config_name)
     run = train.train_and_evaluate if MODE.value == "train" else train.evaluate_only

@@ -165,13 +165,6 @@ def differences(saved: ConfigDict, config: ConfigDict) -> list[str]:
 
     `meta_iters` may change where the schedule does not depend on it (meta_step equals meta_step_final).
     """
-    names = [name for name in _FIELDS if name not in FREE_FIELDS]
-    if train_shots(saved) != train_shots(config):
-        names.append("shots")  # stands in for a train_shots of 0
-    if config.meta_step == config.meta_step_final:
-        names.remove("meta_iters")
-    return [
-        f"{name}: {_get(saved, name)!r} -> {_get(config, name)!r}"
-        for name in names
-        if _get(saved, name) != _get(config, name)
-    ]
+    before, now = ({name: _get(c, name) for name in _FIELDS} | {"train_shots": train_shots(c)} for c in (saved, config))
+    free = FREE_FIELDS | ({"meta_iters"} if config.meta_step == config.meta_step_final else set())
+    return [f"{name}: {before[name]!r} -> {now[name]!r}" for name in _FIELDS if name not in free and before[name] != now[name]]

@@ -43,8 +43,9 @@ class EvalTask(NamedTuple):
 def sample_distinct(key: jax.Array, population: jax.Array | int, count: int) -> jax.Array:
     """Draws `count` distinct numbers below `population`, every ordered choice equally likely.
 
-    Floyd's algorithm (Bentley and Floyd, CACM 1987) and a shuffle of the few numbers drawn: `count` steps whatever the
-    population, where a shuffle of the whole population would sort thousands of numbers for each task.
+    Floyd's algorithm P (Bentley and Floyd, CACM 30(9), 1987): `count` steps whatever the population, where a shuffle
+    would sort thousands of numbers for each task. A draw is 32 random bits modulo its range: of a million draws from
+    a few thousand numbers, less than one falls elsewhere than an exactly uniform one would.
 
     Args:
       key: random key.
@@ -54,16 +55,18 @@ def sample_distinct(key: jax.Array, population: jax.Array | int, count: int) -> 
     Returns:
       [count] int32.
     """
-    draw_key, order_key = random.split(key)
-    last = population - count + jnp.arange(count, dtype=jnp.int32)  # step i draws from 0..last[i]
-    draws = random.randint(draw_key, (count,), 0, last + 1, dtype=jnp.int32)
+    last = jnp.asarray(population - count, jnp.int32) + jnp.arange(count, dtype=jnp.int32)  # step i draws up to last[i]
+    draws = (random.bits(key, (count,), jnp.uint32) % (last.astype(jnp.uint32) + 1)).astype(jnp.int32)
+    places = jnp.arange(count, dtype=jnp.int32)
 
-    def add(i: jax.Array, chosen: jax.Array) -> jax.Array:
-        taken = jnp.any(chosen == draws[i])
-        return chosen.at[i].set(jnp.where(taken, last[i], draws[i]))
+    def insert(i: jax.Array, chosen: jax.Array) -> jax.Array:
+        same = chosen == draws[i]
+        taken = jnp.any(same)  # then the largest number goes in, right behind the draw; else the draw, in front
+        place = jnp.where(taken, jnp.argmax(same).astype(jnp.int32) + 1, 0)
+        number = jnp.where(taken, last[i], draws[i])
+        return jnp.where(places < place, chosen, jnp.where(places == place, number, jnp.roll(chosen, 1)))
 
-    chosen = lax.fori_loop(0, count, add, jnp.full((count,), -1, jnp.int32))
-    return random.permutation(order_key, chosen)
+    return lax.fori_loop(0, count, insert, jnp.full((count,), -1, jnp.int32))
 
 
 def mini_batches(key: jax.Array, examples: Examples, batch: int, steps: int, replacement: bool) -> Examples:
@@ -93,12 +96,17 @@ def mini_batches(key: jax.Array, examples: Examples, batch: int, steps: int, rep
     if replacement:
         if batch > size:
             raise ValueError(f"cannot draw batches of {batch} distinct drawings out of {size}")
-        order = jax.vmap(lambda k: random.permutation(k, size)[:batch])(random.split(key, steps))
+        order = _shuffles(key, steps, size)[:, :batch]
     else:
-        shuffles = -(-steps * batch // size)
-        order = jax.vmap(lambda k: random.permutation(k, size))(random.split(key, shuffles))
+        order = _shuffles(key, -(-steps * batch // size), size)
         order = order.reshape(-1)[: steps * batch].reshape(steps, batch)
     return Examples(examples.rows[order], examples.labels[order])
+
+
+def _shuffles(key: jax.Array, count: int, size: int) -> jax.Array:
+    """Shuffles 0..size-1 `count` times: [count, size] int32."""
+    bits = random.bits(key, (count * size,), jnp.uint32)  # flat: two axes take XLA several times as long to compile
+    return jnp.argsort(bits.reshape(count, size), axis=-1).astype(jnp.int32)
 
 
 def _sample_drawings(key: jax.Array, pool: Pool, drawings: int, classes: int, shots: int) -> jax.Array:

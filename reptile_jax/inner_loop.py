@@ -84,7 +84,8 @@ def inner_step(
     params = jax.tree.map(lambda p: p * loop.weight_decay, params)
     images = images_of(loop.data, batch.rows, dtype)
     loss, grads = jax.value_and_grad(lambda p: summed_loss(loop.apply, p, images, batch.labels))(params)
-    updates, opt_state = loop.optimizer.update(grads, opt_state, params)
+    with jax.numpy_dtype_promotion("standard"):  # Optax raises a float to an integer power
+        updates, opt_state = loop.optimizer.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state, loss
 
 
@@ -104,8 +105,8 @@ def inner_loop(
     """
 
     def step(carry: tuple[Params, OptState], batch: Examples) -> tuple[tuple[Params, OptState], jax.Array]:
-        *carry_, loss = inner_step(loop, *carry, batch)
-        return (carry_[0], carry_[1]), loss
+        params, opt_state, loss = inner_step(loop, *carry, batch)
+        return (params, opt_state), loss
 
     (params, opt_state), losses = lax.scan(step, (params, opt_state), batches)
     return params, opt_state, losses

@@ -104,9 +104,10 @@ def batch_norm_relu(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Arra
 
 
 def _norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array, Any]:
-    mean = jnp.mean(x, axis=(0, 1, 2))
-    centred = x - mean
-    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=(0, 1, 2)) + NORM_EPSILON)
+    scale, bias = scale.reshape(1, 1, 1, -1), bias.reshape(1, 1, 1, -1)
+    centred = x - jnp.mean(x, axis=(0, 1, 2), keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=(0, 1, 2), keepdims=True)
+    inverse = jax.lax.rsqrt(variance + NORM_EPSILON)
     normal = centred * inverse
     return jax.nn.relu(normal * scale + bias), (normal, inverse, scale, bias)
 
@@ -114,11 +115,11 @@ def _norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.
 def _norm_backward(residuals: Any, grad: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     normal, inverse, scale, bias = residuals
     grad = jnp.where(normal * scale + bias > 0, grad, 0)
-    grad_bias = jnp.sum(grad, axis=(0, 1, 2))
-    grad_scale = jnp.sum(grad * normal, axis=(0, 1, 2))
-    count = normal.shape[0] * normal.shape[1] * normal.shape[2]
+    grad_bias = jnp.sum(grad, axis=(0, 1, 2), keepdims=True)
+    grad_scale = jnp.sum(grad * normal, axis=(0, 1, 2), keepdims=True)
+    count = normal.size // normal.shape[-1]
     grad_x = (scale * inverse) * (grad - grad_bias / count - normal * (grad_scale / count))
-    return grad_x, grad_scale, grad_bias
+    return grad_x, grad_scale.reshape(-1), grad_bias.reshape(-1)
 
 
 batch_norm_relu.defvjp(_norm_forward, _norm_backward)

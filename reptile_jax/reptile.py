@@ -110,4 +110,4 @@ def meta_update(
         opt_state = start if inner_state == "reset" else mean_over_tasks(opt_states)
     delta = jax.tree.map(lambda d: jnp.mean(d, axis=0), deltas)
     params = jax.tree.map(lambda theta, d: theta + jnp.asarray(step_size, d.dtype) * d, state.params, delta)
-    return MetaState(params, opt_state, state.iteration + 1), MetaMetrics(jnp.mean(losses), optax.global_norm(delta))
+    return MetaState(params, opt_state, state.iteration + 1), MetaMetrics(jnp.mean(losses), optax.tree.norm(delta))

@@ -1,6 +1,7 @@
 """A run from its config to its results: training, curves, checkpoints, resume, evaluation."""
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jax import random
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -18,7 +18,7 @@ from reptile_jax.config import ConfigError, differences, eval_shots, validate
 from reptile_jax.data import load_split
 from reptile_jax.episodes import EvalTask, Pool
 from reptile_jax.evaluate import Accuracy, Predictions, accuracy
-from reptile_jax.metrics import MetricsWriter, smoothed
+from reptile_jax.metrics import MetricsWriter
 from reptile_jax.programs import CURVE_TASKS, eval_program, initial_state, stream, train_program
 from reptile_jax.reptile import MetaState
 
@@ -92,7 +92,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, pretrained: Path | Non
                 f"workdir={workdir} holds another run ({'; '.join(changed)}): name another workdir or keep its fields"
             )
         state = checkpoints.restore(latest, state)
-        logging.info("Resuming %s at meta-iteration %d.", workdir, latest)
+        print(f"Resuming {workdir} at meta-iteration {latest}.", file=sys.stderr)
     elif pretrained:
         state = load_pretrained(config, pretrained, state)._replace(iteration=jnp.zeros((), jnp.int32))
     data = load_data(config)

@@ -1,0 +1,28 @@
+"""Settings of every test: no implicit promotion of dtypes or ranks, compiled programs kept between runs."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+CACHE = Path.home() / ".cache" / "reptile_jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+
+
+@pytest.fixture
+def x64():
+    """Runs a test in float64."""
+    with jax.enable_x64(True):
+        yield
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = len(terminalreporter.stats.get("skipped", []))
+    if "REPTILE_OMNIGLOT" not in os.environ:
+        terminalreporter.write_line(
+            f"{skipped} tests skipped; those on real Omniglot run with REPTILE_OMNIGLOT=DIR, the folder of its two archives"
+        )

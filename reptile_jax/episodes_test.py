@@ -1,0 +1,161 @@
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+
+from reptile_jax import episodes
+from reptile_jax.episodes import Examples, Pool, mini_batches, sample_distinct, sample_eval_task, sample_train_task
+
+POOL, DRAWINGS = Pool(300, 77), 20
+TRAIN = dict(drawings=DRAWINGS, classes=5, shots=10, inner_batch=10, inner_iters=7, replacement=False)
+EVAL = dict(drawings=DRAWINGS, classes=5, shots=3, eval_batch=4, eval_iters=9, replacement=False)
+
+
+def many(sample, count):
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(sample))(random.split(random.key(7), count)))
+
+
+def floyd_in_python(bits, population, count):
+    """Algorithm P on a Python list."""
+    chosen = []
+    for last, bit in zip(range(population - count, population), bits, strict=True):
+        draw = int(bit) % (last + 1)
+        if draw in chosen:
+            chosen.insert(chosen.index(draw) + 1, last)
+        else:
+            chosen.insert(0, draw)
+    return chosen
+
+
+def batches_in_python(items, batch, steps, shuffles):
+    """The released code's generator, its shuffles given: batches in order, shuffled again when they run out."""
+    shuffles, batches, current = iter(shuffles), [], []
+    while len(batches) < steps:
+        order = next(shuffles)
+        for index in order:
+            current.append(items[index])
+            if len(current) == batch:
+                batches.append(current)
+                current = []
+                if len(batches) == steps:
+                    break
+    return batches
+
+
+def examples_of(size):
+    return Examples(jnp.arange(100, 100 + size), jnp.arange(size) % 3)
+
+
+@pytest.mark.parametrize(("population", "count"), [(4800, 5), (423, 20), (20, 20), (7, 1), (5, 4)])
+def test_distinct_equals_a_python_list(population, count):
+    for seed in range(20):
+        key = random.key(seed)
+        wanted = floyd_in_python(random.bits(key, (count,)), population, count)
+        assert sample_distinct(key, population, count).tolist() == wanted
+
+
+@pytest.mark.parametrize(("population", "count"), [(5, 3), (4, 4), (6, 2)])
+def test_every_ordered_choice_is_equally_likely(population, count):
+    draws = 30_000
+    seen = Counter(map(tuple, many(lambda key: sample_distinct(key, population, count), draws)))
+    choices = int(np.prod(range(population - count + 1, population + 1)))
+    assert len(seen) == choices
+    expected = draws / choices
+    chi_square = sum((n - expected) ** 2 / expected for n in seen.values())
+    freedom = choices - 1
+    assert abs(chi_square - freedom) < 5 * np.sqrt(2 * freedom)
+
+
+def test_a_biased_sampler_fails_the_uniformity_check():
+    """Negative control: without the insertion behind the draw the order is not uniform."""
+    seen = Counter()
+    rng = np.random.default_rng(0)
+    for _ in range(30_000):
+        chosen = []
+        for last in range(2, 5):
+            draw = int(rng.integers(last + 1))
+            chosen.append(last if draw in chosen else draw)
+        seen[tuple(chosen)] += 1
+    expected = 30_000 / 60
+    chi_square = sum((seen[c] - expected) ** 2 / expected for c in seen) + (60 - len(seen)) * expected
+    assert chi_square - 59 > 50 * np.sqrt(2 * 59)
+
+
+def test_classes_of_a_large_pool_are_uniform():
+    rows = many(lambda key: sample_train_task(key, POOL, **TRAIN).batches.rows, 4000) // DRAWINGS
+    classes = np.concatenate([np.unique(task) for task in rows])
+    assert classes.min() == POOL.start and classes.max() == POOL.start + POOL.size - 1
+    counts = np.bincount(classes - POOL.start)
+    expected = 4000 * TRAIN["classes"] / POOL.size
+    assert abs(((counts - expected) ** 2 / expected).sum() - (POOL.size - 1)) < 5 * np.sqrt(2 * POOL.size)
+
+
+@pytest.mark.parametrize(("size", "batch", "steps"), [(50, 10, 5), (50, 10, 7), (15, 10, 6), (4, 10, 3), (5, 5, 4)])
+def test_cycling_equals_the_released_generator(size, batch, steps):
+    key, examples = random.key(3), examples_of(size)
+    shuffles = episodes._shuffles(key, -(-batch * steps // size), size)
+    assert all(sorted(shuffle) == list(range(size)) for shuffle in shuffles.tolist())
+    wanted = batches_in_python(examples.rows.tolist(), batch, steps, shuffles.tolist())
+    got = mini_batches(key, examples, batch, steps, replacement=False)
+    assert got.rows.tolist() == wanted
+    assert (got.labels == (got.rows - 100) % 3).all()
+
+
+def test_a_batch_may_straddle_two_shuffles_and_repeat_a_drawing():
+    got = many(lambda key: mini_batches(key, examples_of(15), 10, 3, replacement=False).rows, 200)
+    used = got.reshape(200, 30)
+    assert all(len(set(task[:15])) == 15 and len(set(task[15:])) == 15 for task in used.tolist())
+    assert any(len(set(batch)) < 10 for batch in got[:, 1].tolist())
+
+
+def test_replacement_batches_are_distinct_inside_and_independent_between():
+    got = many(lambda key: mini_batches(key, examples_of(15), 10, 3, replacement=True).rows, 200)
+    assert all(len(set(batch)) == 10 for task in got.tolist() for batch in task)
+    first_two = got[:, :2].reshape(200, 20)
+    assert any(len(set(task)) < 15 for task in first_two.tolist())  # cycling would have used all fifteen
+    with pytest.raises(ValueError, match="batches of 16 distinct drawings out of 15"):
+        mini_batches(random.key(0), examples_of(15), 16, 1, replacement=True)
+
+
+def test_training_task_has_distinct_classes_and_drawings():
+    batches = many(lambda key: sample_train_task(key, POOL, **TRAIN).batches, 300)
+    for rows, labels in zip(batches.rows, batches.labels, strict=True):
+        by_label = {label: set((rows[labels == label] // DRAWINGS).tolist()) for label in range(5)}
+        assert all(len(classes) == 1 for classes in by_label.values())
+        assert len(set.union(*by_label.values())) == 5
+        assert all(len(set(rows[labels == label].tolist())) == 10 for label in range(5))
+
+
+@pytest.mark.parametrize("inner_iters", [1, 4])
+def test_tail_shares_no_drawing_with_the_other_steps(inner_iters):
+    settings = TRAIN | dict(inner_iters=inner_iters, tail_shots=3)
+    task = many(lambda key: sample_train_task(key, POOL, **settings), 100)
+    assert task.batches.rows.shape == (100, inner_iters - 1, 10)
+    assert task.tail.rows.shape == (100, 15)
+    for batches, tail in zip(task.batches.rows, task.tail.rows, strict=True):
+        assert not set(batches.ravel().tolist()) & set(tail.tolist())
+        assert len(set(tail.tolist())) == 15
+    assert (task.tail.labels == np.repeat(np.arange(5), 3)).all()
+
+
+def test_no_query_is_in_the_support_set_and_batches_come_from_it():
+    task = many(lambda key: sample_eval_task(key, POOL, **EVAL), 200)
+    for support, queries, batches in zip(task.support.rows, task.queries.rows, task.batches.rows, strict=True):
+        assert len(set(support.tolist())) == 15
+        assert not set(support.tolist()) & set(queries.tolist())
+        assert set(batches.ravel().tolist()) == set(support.tolist())
+        assert (support.reshape(5, 3) // DRAWINGS == (queries // DRAWINGS)[:, None]).all()
+    assert (task.queries.labels == np.arange(5)).all()
+
+
+def test_the_same_key_gives_the_same_task_in_any_batch_and_any_precision(x64):
+    keys = random.split(random.key(1), 6)
+    sample = lambda key: sample_train_task(key, POOL, **TRAIN)  # noqa: E731
+    together = jax.vmap(sample)(keys)
+    with jax.enable_x64(False):
+        for i in range(6):
+            alone = sample(random.wrap_key_data(random.key_data(keys[i])))
+            assert (np.asarray(alone.batches.rows) == np.asarray(together.batches.rows[i])).all()

@@ -1,0 +1,166 @@
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from configs import quickstart
+from reptile_jax import programs, train
+from reptile_jax.checkpoint import CheckpointError, Checkpoints
+from reptile_jax.config import ConfigError
+
+TIMES = "meta_iters_per_second"
+
+
+def small(**fields):
+    """A run of seconds on the embedded data set."""
+    config = quickstart.get_config()
+    config.update(
+        classes=3, shots=1, train_shots=3, inner_batch=4, inner_iters=2, meta_batch=2, meta_iters=12, eval_batch=3,
+        eval_iters=3, eval_samples=12, eval_interval=5, eval_shots=(1, 2), checkpoint_interval=4,
+    )  # fmt: skip
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def rows_of(workdir):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != TIMES} for row in rows]
+
+
+def state_of(workdir, config):
+    checkpoints = Checkpoints(workdir)
+    return checkpoints.restore(checkpoints.latest(), programs.initial_state(config))
+
+
+def same_bits(a, b):
+    return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "whole"
+    return workdir, train.train_and_evaluate(small(), workdir)
+
+
+def test_a_run_leaves_what_the_readme_says(finished):
+    workdir, results = finished
+    assert json.loads((workdir / "results.json").read_text()) == results
+    assert results["meta_iters"] == 12 and results["data"] == "glyphs (synthetic)"
+    for name in ("train", "test"):
+        for protocol in ("transductive", "inductive"):
+            assert list(results[name][protocol]) == ["1", "2"]
+            for measured in results[name][protocol].values():
+                assert 0 <= measured["accuracy"] <= 1 and 0 < measured["ci95"] < 0.5 and measured["tasks"] == 12
+    assert [row["step"] for row in rows_of(workdir)] == [5, 10, 12]
+    assert set(rows_of(workdir)[0]) == {"step", "loss", "delta_norm", "train_accuracy", "test_accuracy"}
+    assert json.loads((workdir / "config.json").read_text())["meta_iters"] == 12
+    for picture in ("learning_curve.png", "tasks.png"):
+        assert (workdir / picture).read_bytes().startswith(b"\x89PNG")
+    assert list(workdir.glob("events.out.tfevents.*"))
+    assert sorted(int(p.name) for p in (workdir / "checkpoints").iterdir()) == [4, 8, 12]
+
+
+def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(finished, tmp_path):
+    whole, results = finished
+    part = tmp_path / "part"
+    shutil.copytree(whole, part)
+    for later in (8, 12):  # as if it had died just before the second checkpoint, with metrics written beyond the first
+        shutil.rmtree(part / "checkpoints" / str(later))
+    resumed = train.train_and_evaluate(small(), part)
+    assert resumed == results
+    assert rows_of(part) == rows_of(whole)
+    assert same_bits(state_of(part, small()), state_of(whole, small()))
+    other = tmp_path / "other"
+    train.train_and_evaluate(small(seed=1, eval_samples=2), other)
+    assert not same_bits(state_of(other, small()), state_of(whole, small()))  # the comparison can fail
+
+
+def test_workdir_of_another_run_is_refused_and_left_alone(finished):
+    workdir, _ = finished
+    before = (workdir / "config.json").read_text()
+    with pytest.raises(ConfigError, match=r"holds another run \(seed: 0 -> 3\)"):
+        train.train_and_evaluate(small(seed=3), workdir)
+    assert (workdir / "config.json").read_text() == before
+
+
+def test_evaluating_a_saved_run_gives_the_results_of_the_run(finished, tmp_path):
+    """The second moment is restored with the weights: without it evaluation is another."""
+    workdir, results = finished
+    assert train.evaluate_only(small(), tmp_path / "eval", pretrained=workdir) == results
+    assert train.evaluate_only(small(), workdir) == results
+    early = train.evaluate_only(small(), tmp_path / "early", pretrained=workdir / "checkpoints" / "4")
+    assert early["meta_iters"] == 4 and early != results
+
+
+def test_pretrained_weights_start_a_new_run_at_iteration_zero(finished, tmp_path):
+    workdir, _ = finished
+    train.train_and_evaluate(small(meta_iters=1), tmp_path / "on", pretrained=workdir)
+    tuned, start = state_of(tmp_path / "on", small()), state_of(workdir, small())
+    data = train.load_data(small())
+    wanted, _ = programs.train_program(small(meta_iters=1))(
+        start._replace(iteration=jnp.zeros((), jnp.int32)), data.images, data.pools["train"], 1
+    )
+    assert int(tuned.iteration) == 1 and same_bits(tuned, wanted)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"classes": 4}, "classes=4 does not fit .*, trained with classes=3"),
+        ({"sgd": True}, "sgd=True does not fit"),
+        ({"seed": 1}, "seed=1 splits the characters otherwise than seed=0 .* test characters were trained on"),
+    ],
+)
+def test_pretrained_weights_that_do_not_fit_are_refused(finished, tmp_path, fields, message):
+    with pytest.raises(ConfigError, match=message):
+        train.evaluate_only(small(**fields), tmp_path, pretrained=finished[0])
+
+
+def test_no_checkpoint_is_a_clear_error(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no checkpoint: name a workdir"):
+        train.evaluate_only(small(), tmp_path / "empty")
+    assert not (tmp_path / "empty").exists()
+
+
+def test_however_a_run_is_cut_into_dispatches_its_bits_are_the_same():
+    config, data = small(), train.load_data(small())
+    advance, ends = programs.train_program(config), []
+    for cuts in ([12], [1, 4, 7], [5, 5, 2]):
+        state = programs.initial_state(config)
+        for count in cuts:
+            state, _ = advance(state, data.images, data.pools["train"], count)
+        ends.append(state)
+    assert same_bits(ends[0], ends[1]) and same_bits(ends[0], ends[2])
+    assert advance._cache_size() == 1  # and nothing was compiled again
+
+
+def test_evaluation_episodes_depend_on_the_evaluation_seed_alone():
+    config, data = small(), train.load_data(small())
+    program = programs.eval_program(config, 1)
+    state = programs.initial_state(config)
+    sample = lambda config, state, name: train._eval_tasks(config, program, data, name, 1, state, 0)[0]  # noqa: E731
+    tasks = sample(config, state, "test")
+    assert same_bits(tasks, sample(small(seed=0, meta_iters=99), state._replace(iteration=jnp.int32(50)), "test"))
+    assert not same_bits(tasks, sample(small(eval_seed=2), state, "test"))
+    pool = data.pools["test"]
+    characters = np.asarray(tasks.support.rows) // data.images.shape[1]
+    assert characters.min() >= pool.start and characters.max() < pool.start + pool.size
+    assert not set(np.ravel(sample(config, state, "train").support.rows)) & set(np.ravel(tasks.support.rows))
+
+
+def test_validation_characters_stand_in_for_test_characters(tmp_path):
+    results = train.train_and_evaluate(small(**{"data.validation_classes": 30}), tmp_path / "tuning")
+    assert set(results) == {"meta_iters", "data", "train", "validation"}
+    plain, tuning = train.load_data(small()), train.load_data(small(**{"data.validation_classes": 30}))
+    assert tuning.pools["validation"].size == 30 and tuning.pools["train"].size == plain.pools["train"].size - 4 * 30
+    test = {image.tobytes() for image in np.asarray(plain.images[plain.pools["test"].start :]).reshape(-1, 784)}
+    loaded = {image.tobytes() for image in np.asarray(tuning.images).reshape(-1, 784)}
+    assert not test & loaded
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(tmp_path):
+    with pytest.raises(train.TrainingError, match="meta-iteration 0: the loss or the update is not finite"):
+        train.train_and_evaluate(small(sgd=True, learning_rate=1e38), tmp_path / "run")
+    assert Checkpoints(tmp_path / "run").latest() is None
