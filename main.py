@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -18,16 +19,30 @@ MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train and then eva
 PRETRAINED = flags.DEFINE_string("pretrained", None, "Workdir or checkpoint with the weights to start from.")
 
 
-def main(argv: list[str]) -> None:
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the flags; one that cannot be is one line, a misspelt field with the name that was meant."""
+    try:
+        rest = flags.FLAGS(argv)
+    except (flags.Error, AttributeError, TypeError, ValueError) as error:
+        message: Any = error
+        while isinstance(message, BaseException):  # ml_collections wraps one error in another
+            message = message.args[0]
+        sys.exit(f"error: {' '.join(str(message).split())}")
+    if len(rest) > 1:
+        sys.exit(f"error: unexpected argument {rest[1]}: flags are written --name=value")
+    file = flags.FLAGS["config"].config_filename
+    if file is None or not Path(file).is_file():
+        sys.exit(f"error: config={file} is no file: give --config=configs/NAME.py")
+    return rest
+
+
+def main(_: list[str]) -> None:
     """Runs the mode that the flags name."""
-    if len(argv) > 1:
-        sys.exit(f"error: unexpected argument {argv[1]}: flags are written --name=value")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # JAX and Orbax say much at the level of information
-    if jax.config.jax_compilation_cache_dir is None:  # as set by JAX_COMPILATION_CACHE_DIR
+    if jax.config.jax_compilation_cache_dir is None:  # not set by JAX_COMPILATION_CACHE_DIR
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "reptile_jax"))
-    config_name = Path(flags.FLAGS["config"].config_filename).stem
-    workdir = Path(WORKDIR.value or Path("runs") / config_name)
+    workdir = Path(WORKDIR.value or Path("runs") / Path(flags.FLAGS["config"].config_filename).stem)
     run = train.train_and_evaluate if MODE.value == "train" else train.evaluate_only
     try:
         run(CONFIG.value, workdir, Path(PRETRAINED.value) if PRETRAINED.value else None)
@@ -36,5 +51,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

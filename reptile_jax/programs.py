@@ -56,7 +56,7 @@ def inner_loop_of(config: ConfigDict, data: jax.Array) -> InnerLoop:
 def initial_state(config: ConfigDict, dtype: jnp.dtype = jnp.float32) -> MetaState:
     """Returns the state at meta-iteration 0, its weights drawn from the seed."""
     network = OmniglotClassifier(config.classes)
-    params = network.init(stream(config.seed, INITIAL_WEIGHTS), jnp.zeros((1, 28, 28), dtype))
+    params = jax.jit(network.init)(stream(config.seed, INITIAL_WEIGHTS), jnp.zeros((1, 28, 28), dtype))
     opt_state = inner_optimizer(config.learning_rate, config.sgd).init(params)
     return MetaState(params, opt_state, jnp.zeros((), jnp.int32))
 

@@ -94,7 +94,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, pretrained: Path | Non
         state = checkpoints.restore(latest, state)
         print(f"Resuming {workdir} at meta-iteration {latest}.", file=sys.stderr)
     elif pretrained:
-        state = load_pretrained(config, pretrained, state)._replace(iteration=jnp.zeros((), jnp.int32))
+        state = load_pretrained(config, pretrained)._replace(iteration=jnp.zeros((), jnp.int32))
     data = load_data(config)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(config.to_json(indent=2) + "\n")
@@ -108,12 +108,12 @@ def evaluate_only(config: ConfigDict, workdir: Path, pretrained: Path | None = N
     Args, returns and raises as `train_and_evaluate`; without `pretrained`, the workdir must hold a checkpoint.
     """
     validate(config)
-    state = load_pretrained(config, pretrained or workdir, initial_state(config))
+    state = load_pretrained(config, pretrained or workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     return evaluate(config, workdir, load_data(config), state)
 
 
-def load_pretrained(config: ConfigDict, path: Path, like: MetaState) -> MetaState:
+def load_pretrained(config: ConfigDict, path: Path) -> MetaState:
     """Reads the state that a path names, and checks that it fits the config and has not seen its test characters.
 
     Raises:
@@ -130,7 +130,7 @@ def load_pretrained(config: ConfigDict, path: Path, like: MetaState) -> MetaStat
             f"seed={config.seed} splits the characters otherwise than seed={saved.seed} of {path}, so that test "
             f"characters were trained on: give seed={saved.seed}"
         )
-    return checkpoints.restore(iteration, like)
+    return checkpoints.restore(iteration, initial_state(config))
 
 
 def train(

@@ -1,0 +1,88 @@
+"""main.py as a person runs it: one process, its flags, its output, its exit status."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+MAIN = Path(__file__).parent.parent / "main.py"
+SMALL = {
+    "classes": 3, "shots": 1, "train_shots": 3, "inner_batch": 4, "inner_iters": 2, "meta_batch": 2, "meta_iters": 300,
+    "eval_batch": 3, "eval_iters": 3, "eval_samples": 12, "eval_interval": 5, "checkpoint_interval": 10,
+}  # fmt: skip
+
+
+def command(*flags, config="quickstart", **fields):
+    overrides = [f"--config.{name.replace('__', '.')}={value}" for name, value in fields.items()]
+    return [sys.executable, str(MAIN), f"--config={MAIN.parent / 'configs' / config}.py", *overrides, *flags]
+
+
+def run(*flags, cwd, **fields):
+    return subprocess.run(command(*flags, **fields), cwd=cwd, capture_output=True, text=True, timeout=600)
+
+
+def test_killed_and_started_again_it_ends_as_if_never_killed(tmp_path):
+    whole = run("--workdir=whole", cwd=tmp_path, **SMALL)
+    assert whole.returncode == 0, whole.stderr
+    process = subprocess.Popen(
+        command("--workdir=part", **SMALL), cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "part" / "checkpoints" / "20").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "part" / "results.json").exists(), "it was not killed while training"
+    again = run("--workdir=part", cwd=tmp_path, **SMALL)
+    assert again.returncode == 0, again.stderr
+    assert "Resuming part at meta-iteration" in again.stderr
+    assert again.stdout == whole.stdout
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "part")]
+    assert results[0] == results[1]
+    rows = [
+        [{**json.loads(line), "meta_iters_per_second": 0} for line in (tmp_path / name / "metrics.jsonl").open()]
+        for name in ("whole", "part")
+    ]
+    assert rows[0] == rows[1] and [row["step"] for row in rows[0]] == list(range(5, 301, 5))
+
+
+def test_default_workdir_output_and_evaluation_mode(tmp_path):
+    fields = SMALL | {"meta_iters": 10}
+    trained = run(cwd=tmp_path, **fields)
+    assert trained.returncode == 0, trained.stderr
+    lines = trained.stdout.splitlines()
+    assert lines[0].startswith("glyphs (synthetic), 3-way, after 10 meta-iterations")
+    assert lines[-1].startswith("test accuracy, 3-way 1-shot, transductive: ") and lines[-1].endswith("over 12 tasks")
+    assert (tmp_path / "runs" / "quickstart" / "results.json").exists()
+    assert run("--mode=eval", cwd=tmp_path, **fields).stdout == trained.stdout
+    assert run("--mode=eval", "--workdir=w", "--pretrained=runs/quickstart", cwd=tmp_path, **fields).stdout == trained.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "fields", "message"),
+    [
+        ([], {"classes": 1}, "error: classes=1 is not possible: give a whole number of at least 2"),
+        ([], {"data__name": "mnist"}, "error: data.name='mnist' is not possible: give one of omniglot, glyphs"),
+        (["--mode=eval"], {}, "error: runs/quickstart holds no checkpoint"),
+        (["--mode=eval", "--pretrained=nowhere"], {}, "error: nowhere holds no checkpoint"),
+        (["stray"], {}, "error: unexpected argument stray"),
+    ],
+)
+def test_errors_are_one_line_and_nothing_is_written(tmp_path, flags, fields, message):
+    failed = run(*flags, cwd=tmp_path, **fields)
+    assert failed.returncode != 0 and failed.stdout == ""
+    assert failed.stderr.startswith(message) and failed.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("flag", "named"), [("--config.clases=5", "clases"), ("--config.classes=five", "classes")])
+def test_misspelt_fields_and_wrong_types_are_refused(tmp_path, flag, named):
+    failed = run(flag, cwd=tmp_path)
+    assert failed.returncode != 0 and named in failed.stderr
+    assert not list(tmp_path.iterdir())
