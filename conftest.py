@@ -24,5 +24,5 @@ def pytest_terminal_summary(terminalreporter):
     skipped = len(terminalreporter.stats.get("skipped", []))
     if "REPTILE_OMNIGLOT" not in os.environ:
         terminalreporter.write_line(
-            f"{skipped} tests skipped; those on real Omniglot run with REPTILE_OMNIGLOT=DIR, the folder of its two archives"
+            f"{skipped} tests skipped; those on real Omniglot run with REPTILE_OMNIGLOT=DIR, which holds both archives"
         )

@@ -30,9 +30,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         sys.exit(f"error: {' '.join(str(message).split())}")
     if len(rest) > 1:
         sys.exit(f"error: unexpected argument {rest[1]}: flags are written --name=value")
-    file = flags.FLAGS["config"].config_filename
-    if file is None or not Path(file).is_file():
-        sys.exit(f"error: config={file} is no file: give --config=configs/NAME.py")
+    config = flags.FLAGS["config"]
+    if not config.present or not Path(config.config_filename).is_file():
+        sys.exit(f"error: config={config.config_filename if config.present else ''} is no file: give configs/NAME.py")
     return rest
 
 

@@ -12,8 +12,18 @@ INNER_STATES = ("averaged", "sequential", "reset")
 
 # Fields that change neither the weights nor the characters a run is trained on.
 FREE_FIELDS = frozenset(
-    "data.dir data.archives shots eval_batch eval_iters eval_samples eval_interval eval_shots eval_seed transductive "
-    "checkpoint_interval".split()
+    {
+        "data.dir",
+        "data.archives",
+        "shots",
+        "eval_batch",
+        "eval_iters",
+        "eval_samples",
+        "eval_interval",
+        "eval_seed",
+        "transductive",
+        "checkpoint_interval",
+    }
 )
 
 
@@ -123,35 +133,29 @@ def _problems(config: ConfigDict) -> Iterator[str]:
         yield f"classes={config.classes} exceeds the {characters} {kind} characters of {config.data.name}: give less"
     for shots in eval_shots(config):
         if shots + 1 > data.drawings:
+            name = "shots" if shots == config.shots else "eval_shots"
             yield (
-                f"{'shots' if shots == config.shots else 'eval_shots'}={shots} and one query exceed the {data.drawings} "
-                f"drawings of a character: give at most {data.drawings - 1}"
+                f"{name}={shots} and one query exceed the {data.drawings} drawings of a character: give at most "
+                f"{data.drawings - 1}"
             )
-    if train_shots(config) > data.drawings:
-        yield (
-            f"train_shots={train_shots(config)} exceeds the {data.drawings} drawings of a character: give at most "
-            f"{data.drawings}"
-        )
+    shots = train_shots(config)
+    if shots > data.drawings:
+        yield f"train_shots={shots} exceeds the {data.drawings} drawings of a character: give at most {data.drawings}"
     if config.foml_tail and not config.foml:
         yield f"foml_tail={config.foml_tail} has no meaning without first-order MAML: give foml=True or foml_tail=0"
-    if config.foml_tail >= train_shots(config):
-        yield (
-            f"foml_tail={config.foml_tail} leaves no drawings of train_shots={train_shots(config)} for the other steps: "
-            f"give less"
-        )
+    if config.foml_tail >= shots:
+        yield f"foml_tail={config.foml_tail} leaves no drawings of train_shots={shots} for the other steps: give less"
     if config.replacement:
-        drawings = config.classes * (train_shots(config) - config.foml_tail)
-        if config.inner_batch > drawings:
-            yield (
-                f"inner_batch={config.inner_batch} exceeds the {drawings} drawings of a training task, which replacement "
-                f"draws without repeating: give at most {drawings}"
-            )
-        drawings = config.classes * eval_shots(config)[0]
-        if config.eval_batch > drawings:
-            yield (
-                f"eval_batch={config.eval_batch} exceeds the {drawings} drawings of a {eval_shots(config)[0]}-shot task, "
-                f"which replacement draws without repeating: give at most {drawings}"
-            )
+        fewest = eval_shots(config)[0]
+        for name, drawings, task in (
+            ("inner_batch", config.classes * (shots - config.foml_tail), "training task"),
+            ("eval_batch", config.classes * fewest, f"{fewest}-shot task"),
+        ):
+            if config[name] > drawings:
+                yield (
+                    f"{name}={config[name]} exceeds the {drawings} drawings of a {task}, which replacement draws "
+                    f"without repeating: give at most {drawings}"
+                )
 
 
 def _get(config: ConfigDict, name: str) -> Any:
@@ -165,6 +169,7 @@ def differences(saved: ConfigDict, config: ConfigDict) -> list[str]:
 
     `meta_iters` may change where the schedule does not depend on it (meta_step equals meta_step_final).
     """
-    before, now = ({name: _get(c, name) for name in _FIELDS} | {"train_shots": train_shots(c)} for c in (saved, config))
     free = FREE_FIELDS | ({"meta_iters"} if config.meta_step == config.meta_step_final else set())
-    return [f"{name}: {before[name]!r} -> {now[name]!r}" for name in _FIELDS if name not in free and before[name] != now[name]]
+    names = [name for name in _FIELDS if name not in free]
+    before, now = ({name: _get(c, name) for name in names} | {"train_shots": train_shots(c)} for c in (saved, config))
+    return [f"{name}: {before[name]!r} -> {now[name]!r}" for name in names if before[name] != now[name]]

@@ -1,4 +1,5 @@
 import pytest
+
 from configs import (
     default,
     omniglot_1shot_5way,
@@ -24,8 +25,17 @@ RUNS = {
 def test_published_runs(module):
     config = module.get_config()
     validate(config)
-    fields = "classes shots train_shots inner_batch inner_iters learning_rate meta_iters eval_batch transductive".split()
-    assert tuple(config[field] for field in fields) == RUNS[module]
+    fields = (
+        "classes",
+        "shots",
+        "train_shots",
+        "inner_batch",
+        "inner_iters",
+        "learning_rate",
+        "meta_iters",
+        "eval_batch",
+    )
+    assert (*(config[field] for field in fields), config.transductive) == RUNS[module]
     assert (config.meta_step, config.meta_step_final, config.meta_batch, config.eval_iters) == (1.0, 0.0, 5, 50)
     assert (config.seed, config.eval_samples, config.eval_interval, config.weight_decay) == (0, 10_000, 10, 1.0)
     assert not (config.replacement or config.sgd or config.foml or config.foml_tail or config.data.validation_classes)

@@ -12,7 +12,7 @@ from reptile_jax.episodes import Examples
 
 Params = Any  # pytree of the network's weights
 OptState = Any  # pytree of the inner optimiser: Adam's second moment and step count
-ApplyFn = Callable[[Params, jax.Array], jax.Array]  # (params, images [batch, 28, 28]) -> logits [batch, classes]
+ApplyFn = Callable[..., Any]  # (params, images [batch, 28, 28]) -> logits [batch, classes]
 
 
 class InnerLoop(NamedTuple):

@@ -52,7 +52,8 @@ def test_padding_is_tensorflows(x64, size, symmetric):
 def test_norm_and_its_gradients_equal_the_definition(x64):
     x, scale, bias = normals((5, 7, 7, 8), (8,), (8,))
     assert worst(batch_norm_relu, defined_norm, x, scale, bias) < 1e-13
-    assert worst(jax.vmap(batch_norm_relu), jax.vmap(defined_norm), *(a[None].repeat(2, 0) for a in (x, scale, bias))) < 1e-13
+    tasks = [array[None].repeat(2, 0) for array in (x, scale, bias)]
+    assert worst(jax.vmap(batch_norm_relu), jax.vmap(defined_norm), *tasks) < 1e-13
 
 
 def test_another_epsilon_is_seen(x64):

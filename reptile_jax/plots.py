@@ -11,7 +11,7 @@ from reptile_jax.episodes import EvalTask
 from reptile_jax.metrics import smoothed
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 CURVE_WINDOW = 50  # points of a learning curve averaged into one; each point is a single task
 TRAIN_COLOUR, HELD_OUT_COLOUR, RIGHT, WRONG = "#9aa5b1", "#0b6e99", "#2a8c4a", "#c8352b"
@@ -58,9 +58,11 @@ def few_shot_tasks(
     shots = tasks.support.rows.shape[1] // classes
     across = 2 if classes <= 10 else 1  # tasks side by side
     down = -(-count // across)
-    figure = plt.figure(figsize=(across * classes * 0.62 + 0.6, down * (shots + 1.9) * 0.62 + 0.6), layout="constrained")
+    size = (across * classes * 0.62 + 0.6, down * (shots + 1.9) * 0.62 + 0.6)  # inches
+    figure = plt.figure(figsize=size, layout="constrained")
     figure.suptitle(title, fontsize=11)
-    for panel, index in zip(np.ravel(figure.subfigures(down, across, wspace=0.06, hspace=0.04)), range(count)):
+    panels = np.ravel(np.asarray(figure.subfigures(down, across, squeeze=False, wspace=0.06, hspace=0.04)))
+    for index, panel in enumerate(panels[:count]):
         task = jax.tree.map(lambda x, i=index: np.asarray(x)[i], tasks)
         cells = panel.subplots(shots + 1, classes, squeeze=False)
         right = predicted[index] == np.arange(classes)

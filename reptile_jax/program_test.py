@@ -61,7 +61,10 @@ def test_default_workdir_output_and_evaluation_mode(tmp_path):
     assert lines[-1].startswith("test accuracy, 3-way 1-shot, transductive: ") and lines[-1].endswith("over 12 tasks")
     assert (tmp_path / "runs" / "quickstart" / "results.json").exists()
     assert run("--mode=eval", cwd=tmp_path, **fields).stdout == trained.stdout
-    assert run("--mode=eval", "--workdir=w", "--pretrained=runs/quickstart", cwd=tmp_path, **fields).stdout == trained.stdout
+    assert (
+        run("--mode=eval", "--workdir=w", "--pretrained=runs/quickstart", cwd=tmp_path, **fields).stdout
+        == trained.stdout
+    )
 
 
 @pytest.mark.parametrize(

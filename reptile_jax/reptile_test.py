@@ -43,9 +43,9 @@ def sample_tasks(tail_shots, seed):
 
 @partial(jax.jit, static_argnames=("sgd", "weight_decay", "foml", "inner_state"))
 def jitted_update(state, tasks, step_size, data, sgd=False, weight_decay=1.0, foml=False, inner_state="averaged"):
-    return meta_update(
-        loop_over(data, sgd, weight_decay), state, tasks, step_size, foml=foml, inner_state=inner_state
-    )[0]
+    return meta_update(loop_over(data, sgd, weight_decay), state, tasks, step_size, foml=foml, inner_state=inner_state)[
+        0
+    ]
 
 
 NETWORK = OmniglotClassifier(CLASSES)
@@ -79,8 +79,8 @@ def loop_in_python(loop, params, v, t, batches, sgd=False):
             continue
         t = t + 1
         v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, v, g)
-        correction = 1 - 0.999**t
-        params = jax.tree.map(lambda p, g, v: p - LR * g / (jnp.sqrt(v / correction) + 1e-8), params, g, v)
+        corrected = jax.tree.map(lambda v, t=t: v / (1 - 0.999**t), v)
+        params = jax.tree.map(lambda p, g, v: p - LR * g / (jnp.sqrt(v) + 1e-8), params, g, corrected)
     return params, v, t, before
 
 
@@ -179,9 +179,8 @@ def test_step_size_is_linear_from_first_to_final():
 
 
 def sample_eval(seed):
-    return sample_eval_task(
-        random.key(seed), Pool(0, 12), drawings=20, classes=CLASSES, shots=2, eval_batch=4, eval_iters=5, replacement=False
-    )  # fmt: skip
+    settings = dict(drawings=20, classes=CLASSES, shots=2, eval_batch=4, eval_iters=5, replacement=False)
+    return sample_eval_task(random.key(seed), Pool(0, 12), **settings)
 
 
 def test_both_protocols_equal_plain_loops(images):

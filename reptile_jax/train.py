@@ -149,9 +149,8 @@ def train(
     bar = tqdm(total=config.meta_iters, initial=done, unit="it", desc="train", dynamic_ncols=True)
     busy_seconds, busy_iterations = 0.0, 0
     while done < config.meta_iters:
-        stop = min(
-            done + DISPATCH, config.meta_iters, _next(done, config.eval_interval), _next(done, config.checkpoint_interval)
-        )
+        pauses = (_next(done, interval) for interval in (DISPATCH, config.eval_interval, config.checkpoint_interval))
+        stop = min(config.meta_iters, *pauses)
         began = time.perf_counter()
         state, progress = advance(state, data.images, data.pools["train"], stop - done)
         if (bad := int(progress.bad_iteration)) >= 0:
@@ -164,7 +163,7 @@ def train(
         bar.update(stop - done)
         done = stop
         if done % config.eval_interval == 0 or done == config.meta_iters:
-            keys = jax.vmap(lambda i: random.fold_in(random.fold_in(curve_key, done), i))(jnp.arange(2))
+            keys = _task_keys(random.fold_in(curve_key, done), 0, len(data.pools))
             _, predictions = classify(state, data.images, curve_pools, keys)
             correct = _correct(_headline(config, predictions)).mean(axis=1)
             values = {
@@ -204,14 +203,16 @@ def evaluate(config: ConfigDict, workdir: Path, data: Data, state: MetaState) ->
                 for first in range(0, config.eval_samples, EVAL_TASKS):
                     parts.append(_eval_tasks(config, program, data, name, shots, state, first)[1])
                     bar.update(min(EVAL_TASKS, config.eval_samples - first))
-                for protocol, predicted in Predictions(*map(np.concatenate, zip(*parts, strict=True)))._asdict().items():
-                    measured = accuracy(_correct(predicted[: config.eval_samples]))
-                    results[name][protocol][str(shots)] = measured._asdict()
+                for protocol in Predictions._fields:
+                    predicted = np.concatenate([getattr(part, protocol) for part in parts])[: config.eval_samples]
+                    results[name][protocol][str(shots)] = accuracy(_correct(predicted))._asdict()
     (workdir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     tasks, predictions = _eval_tasks(config, programs[config.shots], data, data.held_out, config.shots, state, 0)
     images = np.asarray(data.images).reshape(-1, 28, 28)
     title = f"{data_label(config)}, {data.held_out} characters, {_setting(config)}"
-    plots.few_shot_tasks(images, tasks, _headline(config, predictions), PICTURED_TASKS, title, workdir / "tasks.png")
+    plots.few_shot_tasks(
+        images, tasks, np.asarray(_headline(config, predictions)), PICTURED_TASKS, title, workdir / "tasks.png"
+    )
     print(report(config, data.held_out, results))
     return results
 
@@ -233,9 +234,14 @@ def _eval_tasks(
 ) -> tuple[EvalTask, Predictions]:
     """Evaluates tasks first..first+EVAL_TASKS-1 of a set's stream, which depends on `eval_seed` alone."""
     key = random.fold_in(random.fold_in(random.key(config.eval_seed), SETS.index(name)), shots)
-    keys = jax.vmap(lambda task: random.fold_in(key, task))(first + jnp.arange(EVAL_TASKS))
+    keys = _task_keys(key, first, EVAL_TASKS)
     pools = jax.tree.map(lambda x: jnp.full((EVAL_TASKS,), x), data.pools[name])
     return jax.device_get(program(state, data.images, pools, keys))
+
+
+def _task_keys(key: jax.Array, first: int, count: int) -> jax.Array:
+    """The keys of tasks first..first+count-1 of a stream: [count]."""
+    return jax.vmap(lambda task: random.fold_in(key, task))(first + jnp.arange(count))
 
 
 def _as_arrays(pool: Pool) -> Pool:

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from configs import quickstart
 from reptile_jax import programs, train
 from reptile_jax.checkpoint import CheckpointError, Checkpoints
@@ -35,7 +36,9 @@ def state_of(workdir, config):
 
 
 def same_bits(a, b):
-    return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+    return all(
+        np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)
+    )
 
 
 @pytest.fixture(scope="module")
