@@ -199,13 +199,9 @@ def evaluate(config: ConfigDict, workdir: Path, data: Data, state: MetaState) ->
     with tqdm(total=len(programs) * len(data.pools) * config.eval_samples, unit="task", desc="evaluate") as bar:
         for shots, program in programs.items():
             for name in data.pools:
-                parts = []
-                for first in range(0, config.eval_samples, EVAL_TASKS):
-                    parts.append(_eval_tasks(config, program, data, name, shots, state, first)[1])
-                    bar.update(min(EVAL_TASKS, config.eval_samples - first))
-                for protocol in Predictions._fields:
-                    predicted = np.concatenate([getattr(part, protocol) for part in parts])[: config.eval_samples]
-                    results[name][protocol][str(shots)] = accuracy(_correct(predicted))._asdict()
+                measured = measure(config, program, data, name, shots, state, bar)
+                for protocol, value in measured.items():
+                    results[name][protocol][str(shots)] = value._asdict()
     (workdir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     tasks, predictions = _eval_tasks(config, programs[config.shots], data, data.held_out, config.shots, state, 0)
     images = np.asarray(data.images).reshape(-1, 28, 28)
@@ -215,6 +211,34 @@ def evaluate(config: ConfigDict, workdir: Path, data: Data, state: MetaState) ->
     )
     print(report(config, data.held_out, results))
     return results
+
+
+def measure(
+    config: ConfigDict, program: Any, data: Data, name: str, shots: int, state: MetaState, bar: tqdm | None = None
+) -> dict[str, Accuracy]:
+    """Measures the accuracy of a state on `eval_samples` tasks of one set.
+
+    Args:
+        config: the run's config.
+        program: `eval_program(config, shots)`.
+        data: the classes.
+        name: the set, a key of `data.pools`.
+        shots: support drawings per class.
+        state: weights and inner optimiser's state.
+        bar: progress bar to move on.
+
+    Returns:
+        The accuracy under each protocol.
+    """
+    parts = []
+    for first in range(0, config.eval_samples, EVAL_TASKS):
+        parts.append(_eval_tasks(config, program, data, name, shots, state, first)[1])
+        if bar is not None:
+            bar.update(min(EVAL_TASKS, config.eval_samples - first))
+    return {
+        protocol: accuracy(_correct(np.concatenate([getattr(part, protocol) for part in parts])[: config.eval_samples]))
+        for protocol in Predictions._fields
+    }
 
 
 def report(config: ConfigDict, held_out: str, results: dict[str, Any]) -> str:
