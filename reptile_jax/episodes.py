@@ -48,12 +48,12 @@ def sample_distinct(key: jax.Array, population: jax.Array | int, count: int) -> 
     a few thousand numbers, less than one falls elsewhere than an exactly uniform one would.
 
     Args:
-      key: random key.
-      population: numbers to draw from, 0..population-1; at least `count`, and it may be traced.
-      count: how many to draw.
+        key: random key.
+        population: numbers to draw from, 0..population-1; at least `count`, and it may be traced.
+        count: how many to draw.
 
     Returns:
-      [count] int32.
+        [count] int32.
     """
     last = jnp.asarray(population - count, jnp.int32) + jnp.arange(count, dtype=jnp.int32)  # step i draws up to last[i]
     draws = (random.bits(key, (count,), jnp.uint32) % (last.astype(jnp.uint32) + 1)).astype(jnp.int32)
@@ -77,17 +77,17 @@ def mini_batches(key: jax.Array, examples: Examples, batch: int, steps: int, rep
     its drawings distinct.
 
     Args:
-      key: random key.
-      examples: the task's drawings, [examples].
-      batch: drawings per mini-batch.
-      steps: number of mini-batches.
-      replacement: draw every mini-batch afresh.
+        key: random key.
+        examples: the task's drawings, [examples].
+        batch: drawings per mini-batch.
+        steps: number of mini-batches.
+        replacement: draw every mini-batch afresh.
 
     Returns:
-      Examples of shape [steps, batch].
+        Examples of shape [steps, batch].
 
     Raises:
-      ValueError: with replacement, where a batch exceeds the examples.
+        ValueError: with replacement, where a batch exceeds the examples.
     """
     size = examples.rows.shape[0]
     if steps == 0:  # first-order MAML with a tail and a single step
@@ -138,18 +138,18 @@ def sample_train_task(
     """Samples a training task (released code: the mini-batches of `Reptile` and `FOML`).
 
     Args:
-      key: random key of the task.
-      pool: the classes to draw from, at least `classes`.
-      drawings: drawings of each character in the data set.
-      classes: classes of the task.
-      shots: drawings per class.
-      inner_batch: drawings per inner step.
-      inner_iters: inner steps.
-      replacement: see `mini_batches`.
-      tail_shots: drawings per class, out of `shots`, kept for the last step; 0: no tail.
+        key: random key of the task.
+        pool: the classes to draw from, at least `classes`.
+        drawings: drawings of each character in the data set.
+        classes: classes of the task.
+        shots: drawings per class.
+        inner_batch: drawings per inner step.
+        inner_iters: inner steps.
+        replacement: see `mini_batches`.
+        tail_shots: drawings per class, out of `shots`, kept for the last step; 0: no tail.
 
     Returns:
-      The task; with a tail, `batches` has one step less and never holds a drawing of the tail.
+        The task; with a tail, `batches` has one step less and never holds a drawing of the tail.
     """
     drawing_key, batch_key = random.split(key)
     rows = _sample_drawings(drawing_key, pool, drawings, classes, shots)
@@ -173,17 +173,17 @@ def sample_eval_task(
     """Samples a few-shot task: `shots` drawings of each class to adapt on and one more as its query.
 
     Args:
-      key: random key of the task.
-      pool: the classes to draw from, at least `classes`.
-      drawings: drawings of each character in the data set.
-      classes: classes of the task.
-      shots: support drawings per class.
-      eval_batch: drawings per inner step.
-      eval_iters: inner steps.
-      replacement: see `mini_batches`.
+        key: random key of the task.
+        pool: the classes to draw from, at least `classes`.
+        drawings: drawings of each character in the data set.
+        classes: classes of the task.
+        shots: support drawings per class.
+        eval_batch: drawings per inner step.
+        eval_iters: inner steps.
+        replacement: see `mini_batches`.
 
     Returns:
-      The task; no query is in its support set.
+        The task; no query is in its support set.
     """
     drawing_key, batch_key = random.split(key)
     rows = _sample_drawings(drawing_key, pool, drawings, classes, shots + 1)

@@ -25,13 +25,13 @@ def predict_queries(loop: InnerLoop, params: Params, opt_state: OptState, task: 
     query goes through in a batch of its own, beside the whole support set.
 
     Args:
-      loop: what the inner loops share.
-      params: the initialisation theta.
-      opt_state: the inner optimiser's state as training left it; the caller's copy is untouched.
-      task: the episode.
+        loop: what the inner loops share.
+        params: the initialisation theta.
+        opt_state: the inner optimiser's state as training left it; the caller's copy is untouched.
+        task: the episode.
 
     Returns:
-      The predictions under both protocols, from the one adapted copy of the weights.
+        The predictions under both protocols, from the one adapted copy of the weights.
     """
     phi, _, _ = inner_loop(loop, params, opt_state, task.batches)
     dtype = jax.tree.leaves(params)[0].dtype
@@ -65,7 +65,7 @@ def accuracy(correct: np.ndarray) -> Accuracy:
     """Mean and 95% interval over tasks: 1.96 standard errors of the per-task accuracies (normal approximation).
 
     Args:
-      correct: [tasks, classes] bool, which queries were classified right.
+        correct: [tasks, classes] bool, which queries were classified right.
     """
     per_task = correct.mean(axis=1)
     tasks = len(per_task)

@@ -19,10 +19,10 @@ class InnerLoop(NamedTuple):
     """What every inner loop of a run shares.
 
     Attributes:
-      apply: the network.
-      optimizer: the inner optimiser.
-      weight_decay: factor on every weight before each step; 1 is off.
-      data: [characters * drawings, 28, 28] uint8, what the rows of an episode point into.
+        apply: the network.
+        optimizer: the inner optimiser.
+        weight_decay: factor on every weight before each step; 1 is off.
+        data: [characters * drawings, 28, 28] uint8, what the rows of an episode point into.
     """
 
     apply: ApplyFn
@@ -55,13 +55,13 @@ def summed_loss(apply: ApplyFn, params: Params, images: jax.Array, labels: jax.A
     """Cross entropy summed, not averaged, over the mini-batch, as released.
 
     Args:
-      apply: the network.
-      params: its weights.
-      images: [batch, 28, 28].
-      labels: [batch] int32.
+        apply: the network.
+        params: its weights.
+        images: [batch, 28, 28].
+        labels: [batch] int32.
 
     Returns:
-      Scalar, in nats.
+        Scalar, in nats.
     """
     return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(apply(params, images), labels))
 
@@ -72,13 +72,13 @@ def inner_step(
     """One optimiser step on one mini-batch, after the weights were multiplied by `weight_decay`.
 
     Args:
-      loop: what the inner loops share.
-      params: the task's weights.
-      opt_state: the inner optimiser's state.
-      batch: [batch] drawings.
+        loop: what the inner loops share.
+        params: the task's weights.
+        opt_state: the inner optimiser's state.
+        batch: [batch] drawings.
 
     Returns:
-      Weights, optimiser state, and the summed loss before the step.
+        Weights, optimiser state, and the summed loss before the step.
     """
     dtype = jax.tree.leaves(params)[0].dtype
     params = jax.tree.map(lambda p: p * loop.weight_decay, params)
@@ -95,13 +95,13 @@ def inner_loop(
     """Runs one step for each mini-batch (paper, algorithm 1: U^k).
 
     Args:
-      loop: what the inner loops share.
-      params: weights to start from, theta.
-      opt_state: optimiser state to start from.
-      batches: [steps, batch] drawings.
+        loop: what the inner loops share.
+        params: weights to start from, theta.
+        opt_state: optimiser state to start from.
+        batches: [steps, batch] drawings.
 
     Returns:
-      Adapted weights phi, optimiser state, and losses [steps].
+        Adapted weights phi, optimiser state, and losses [steps].
     """
 
     def step(carry: tuple[Params, OptState], batch: Examples) -> tuple[tuple[Params, OptState], jax.Array]:

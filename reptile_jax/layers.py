@@ -38,9 +38,9 @@ def _interleave(taps: jax.Array, axis: int, size: int) -> jax.Array:
     tap 2 of output m-1, odd positions 2m+1 as tap 1 of output m.
 
     Args:
-      taps: array with 3 taps on axis 0.
-      axis: the axis of the positions, counted without the taps.
-      size: positions of the input, without padding.
+        taps: array with 3 taps on axis 0.
+        axis: the axis of the positions, counted without the taps.
+        size: positions of the input, without padding.
     """
     first, second, third = taps
     zero = jnp.zeros_like(jax.lax.slice_in_dim(first, 0, 1, axis=axis))
@@ -57,11 +57,11 @@ def conv3x3_stride2(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves with 3x3 kernels at stride 2 and TensorFlow's SAME padding, as one matrix product.
 
     Args:
-      x: [batch, height, width, in].
-      kernel: [3, 3, in, out] (HWIO).
+        x: [batch, height, width, in].
+        kernel: [3, 3, in, out] (HWIO).
 
     Returns:
-      [batch, ceil(height/2), ceil(width/2), out].
+        [batch, ceil(height/2), ceil(width/2), out].
     """
     return _conv_forward(x, kernel)[0]
 
@@ -96,9 +96,9 @@ def batch_norm_relu(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Arra
     the released code does.
 
     Args:
-      x: [batch, height, width, channels].
-      scale: [channels].
-      bias: [channels].
+        x: [batch, height, width, channels].
+        scale: [channels].
+        bias: [channels].
     """
     return _norm_forward(x, scale, bias)[0]
 
@@ -131,7 +131,7 @@ class Conv3x3Stride2(nn.Module):
     The released network has one, but a bias in front of batch norm changes no output and has a gradient of zero.
 
     Attributes:
-      features: output channels.
+        features: output channels.
     """
 
     features: int

@@ -10,7 +10,7 @@ class OmniglotClassifier(nn.Module):
     """Four times convolution, batch norm and ReLU, then a dense layer (released code: `OmniglotModel`).
 
     Attributes:
-      classes: number of outputs.
+        classes: number of outputs.
     """
 
     classes: int
@@ -20,11 +20,11 @@ class OmniglotClassifier(nn.Module):
         """Returns logits.
 
         Args:
-          images: [batch, 28, 28], ink 0 and paper 1, of the dtype to compute in. The batch's own statistics are used,
-            so the logits of an image depend on the images beside it.
+            images: [batch, 28, 28], ink 0 and paper 1, of the dtype to compute in. The batch's own statistics are used,
+                so the logits of an image depend on the images beside it.
 
         Returns:
-          [batch, classes].
+            [batch, classes].
         """
         x = images[..., None]
         for i in range(4):

@@ -15,9 +15,9 @@ class MetaState(NamedTuple):
     """All that training carries; with the seed it determines the rest of the run.
 
     Attributes:
-      params: the initialisation theta.
-      opt_state: the inner optimiser's state, carried from task to task.
-      iteration: meta-iterations done, int32.
+        params: the initialisation theta.
+        opt_state: the inner optimiser's state, carried from task to task.
+        iteration: meta-iterations done, int32.
     """
 
     params: Params
@@ -51,14 +51,14 @@ def task_delta(
     """What one task contributes: phi - theta, or for first-order MAML the last step's part of it.
 
     Args:
-      loop: what the inner loops share.
-      params: the initialisation theta.
-      opt_state: optimiser state to start from.
-      task: mini-batches [inner_iters, inner_batch], or one less and a tail.
-      foml: first-order MAML (released code: `FOML`); the last step's weight decay belongs to its delta.
+        loop: what the inner loops share.
+        params: the initialisation theta.
+        opt_state: optimiser state to start from.
+        task: mini-batches [inner_iters, inner_batch], or one less and a tail.
+        foml: first-order MAML (released code: `FOML`); the last step's weight decay belongs to its delta.
 
     Returns:
-      The delta, the optimiser state after the task, and the mean over the steps of the summed losses.
+        The delta, the optimiser state after the task, and the mean over the steps of the summed losses.
     """
     if not foml:
         phi, opt_state, losses = inner_loop(loop, params, opt_state, task.batches)
@@ -85,17 +85,17 @@ def meta_update(
     """theta <- theta + eps * mean_i(phi_i - theta) (paper, algorithm 2).
 
     Args:
-      loop: what the inner loops share.
-      state: the state before.
-      tasks: the meta-batch, every array with a leading axis [tasks].
-      step_size: eps.
-      foml: first-order MAML instead of Reptile.
-      inner_state: how the inner optimiser's state passes on. "averaged": every task starts from the same state, and the
-        mean over the tasks is carried; "sequential": each task starts where the one before ended, as released;
-        "reset": every task starts from zero.
+        loop: what the inner loops share.
+        state: the state before.
+        tasks: the meta-batch, every array with a leading axis [tasks].
+        step_size: eps.
+        foml: first-order MAML instead of Reptile.
+        inner_state: how the inner optimiser's state passes on. "averaged": every task starts from the same state, and
+            the mean over the tasks is carried; "sequential": each task starts where the one before ended, as released;
+            "reset": every task starts from zero.
 
     Returns:
-      The state after, and how the meta-iteration went.
+        The state after, and how the meta-iteration went.
     """
 
     def one_task(opt_state: OptState, task: TrainTask) -> tuple[OptState, tuple[Params, jax.Array]]:
