@@ -156,7 +156,6 @@ def _prepare(folder: Path, copy: Path, archives: str, builder_class: type[Omnigl
     with _only_one_run(folder / f".{builder_class.name}.lock"):
         if copy.exists():
             return
-        _sweep(folder, builder_class.name)
         print(f"Preparing Omniglot in {copy}, once", file=sys.stderr)
         builder = builder_class(data_dir=folder)
         builder.archives = archives
@@ -185,7 +184,7 @@ def _only_one_run(lock: Path) -> Iterator[None]:
 
 
 def _sweep(folder: Path, name: str) -> None:
-    """Removes what a killed run has left behind: half-written copies and half-finished downloads."""
+    """Removes what failed and killed runs leave behind: half-written copies and half-finished downloads."""
     for leftover in (*folder.glob(f"{name}/incomplete.*"), *folder.glob(f"downloads/{name}/*.tmp.*")):
         shutil.rmtree(leftover, ignore_errors=True)
 

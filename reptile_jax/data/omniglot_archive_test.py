@@ -218,7 +218,7 @@ def test_a_missing_character(tmp_path):
         for name in [name for name in contents if "Beta/character01" in name]:
             del contents[name]
 
-    assert "Beta/character01 is missing" in problem(changed(tmp_path, remove))
+    assert ": Beta/character01 is missing" in problem(changed(tmp_path, remove))
 
 
 def test_a_missing_alphabet(tmp_path):
@@ -226,7 +226,7 @@ def test_a_missing_alphabet(tmp_path):
         for name in [name for name in contents if "Alpha" in name]:
             del contents[name]
 
-    assert "Alpha/character01 is missing" in problem(changed(tmp_path, remove))
+    assert ": Alpha/character01 is missing" in problem(changed(tmp_path, remove))
 
 
 @pytest.mark.parametrize("name", ["Gamma/character01", "Beta/character03"])
@@ -244,4 +244,4 @@ def test_a_drawing_too_many(tmp_path, name):
 
 def test_the_two_archives_swapped(tmp_path, sound):
     text = problem(Path(sound), EVALUATION)
-    assert "Angelic/character01 is missing" in text
+    assert ": Angelic/character01 is missing" in text

@@ -388,11 +388,11 @@ def test_a_download_that_is_refused(status, server, tmp_path):
     bad_download(status, 0, b"", str(status), server, tmp_path)
 
 
-def test_no_network(tmp_path, capfd):
+def test_no_network(tmp_path, caplog):
     text = refused(tmp_path)  # nothing listens at URL
     assert f"cannot download {URL}images_background.zip (" in text
     assert "Connection refused" in text and "--config.data.archives=DIR" in text
-    assert "Retrying" not in capfd.readouterr().err
+    assert "Retrying" not in caplog.text
 
 
 def test_no_name_resolution(tmp_path, monkeypatch):
