@@ -1,11 +1,13 @@
 """Data sets of few-shot classes: Omniglot, and `glyphs`, synthetic handwriting made on the spot.
 
-Each module has `TRAIN_CHARACTERS` and `load`, which returns a `Characters` array; `load_split` is the way in.
+Each has a module with `load`, which returns a `Characters` array; `load_split` is the way in.
 """
 
 from typing import NamedTuple
 
+from reptile_jax.data import glyphs
 from reptile_jax.data.characters import Characters, DataError, Split, split
+from reptile_jax.data.omniglot_archive import BACKGROUND, DRAWINGS, EVALUATION
 
 
 class DataSet(NamedTuple):
@@ -16,7 +18,10 @@ class DataSet(NamedTuple):
     drawings: int  # of each character
 
 
-DATA_SETS = {"omniglot": DataSet(1623, 1200, 20), "glyphs": DataSet(500, 350, 20)}
+DATA_SETS = {
+    "omniglot": DataSet(len(BACKGROUND.characters()) + len(EVALUATION.characters()), 1200, DRAWINGS),
+    "glyphs": DataSet(glyphs.CHARACTERS, glyphs.TRAIN_CHARACTERS, glyphs.DRAWINGS),
+}
 
 __all__ = ["DATA_SETS", "Characters", "DataError", "DataSet", "Split", "load_split"]
 
@@ -38,13 +43,13 @@ def load_split(name: str, data_dir: str, archives: str, seed: int, validation_cl
         ValueError: there is no data set of that name.
         DataError: the data is missing or damaged, or `validation_classes` leaves no training character.
     """
+    if name not in DATA_SETS:
+        raise ValueError(f"unknown data set {name!r}: it is one of {', '.join(DATA_SETS)}")
     if name == "omniglot":
         # Imported here because TFDS takes seconds to import and the synthetic data set has no need of it.
         from reptile_jax.data import omniglot
 
-        return split(omniglot.load(data_dir, archives), omniglot.TRAIN_CHARACTERS, seed, validation_classes)
-    if name == "glyphs":
-        from reptile_jax.data import glyphs
-
-        return split(glyphs.load(), glyphs.TRAIN_CHARACTERS, seed, validation_classes)
-    raise ValueError(f"unknown data set {name!r}: it is one of {', '.join(DATA_SETS)}")
+        characters = omniglot.load(data_dir, archives)
+    else:
+        characters = glyphs.load()
+    return split(characters, DATA_SETS[name].train_characters, seed, validation_classes)

@@ -26,8 +26,6 @@ from tensorflow_datasets.core.download import download_manager, downloader, util
 from reptile_jax.data.characters import SIZE, Characters, DataError
 from reptile_jax.data.omniglot_archive import BACKGROUND, DRAWINGS, EVALUATION, read_archive
 
-TRAIN_CHARACTERS = 1200
-
 _DESCRIPTION = """
 Omniglot: 1,623 handwritten characters of 50 alphabets, each drawn once by 20 people. One example is a character with
 its 20 drawings, scaled to 28x28 one-bit pixels by nearest neighbour (ink 0, paper 1).
