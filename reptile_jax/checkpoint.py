@@ -25,15 +25,11 @@ class Checkpoints:
     """The checkpoints of one workdir, numbered by meta-iteration."""
 
     def __init__(self, workdir: Path) -> None:
-        """Opens the workdir's checkpoints, of which there may be none yet."""
+        """Opens the workdir's checkpoints; makes the folder if it is not there."""
         self._manager = ocp.CheckpointManager(
             (workdir / FOLDER).absolute(),
             options=ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False),
         )
-
-    def latest(self) -> int | None:
-        """Returns the newest checkpoint's meta-iteration, None where there is no checkpoint."""
-        return self._manager.latest_step()
 
     def save(self, state: MetaState, config: ConfigDict) -> None:
         """Writes a checkpoint, unless this meta-iteration has one, and removes the oldest beyond `KEPT`."""
@@ -67,11 +63,13 @@ def find(path: Path) -> tuple[Checkpoints, int]:
     Raises:
         CheckpointError: there is none.
     """
-    single = path.parent.name == FOLDER and path.name.isdecimal() and path.is_dir()
-    workdir = path.parent.parent if single else path
-    if (workdir / FOLDER).is_dir():
-        checkpoints = Checkpoints(workdir)
-        iteration = int(path.name) if single else checkpoints.latest()
-        if iteration is not None:
-            return checkpoints, iteration
+    if path.parent.name == FOLDER and path.name.isdecimal() and path.is_dir():
+        return Checkpoints(path.parent.parent), int(path.name)
+    if (latest := newest(path)) is not None:
+        return Checkpoints(path), latest
     raise CheckpointError(f"{path} holds no checkpoint: name a workdir that was trained in, or one of its {FOLDER}/*")
+
+
+def newest(workdir: Path) -> int | None:
+    """Returns the newest checkpoint's meta-iteration, None where there is no checkpoint; writes nothing."""
+    return max((int(path.name) for path in (workdir / FOLDER).glob("*") if path.name.isdecimal()), default=None)

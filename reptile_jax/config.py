@@ -99,7 +99,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "foml_tail": _whole(0),
     "eval_batch": _whole(1),
     "eval_iters": _whole(1),
-    "eval_samples": _whole(1),
+    "eval_samples": _whole(2),
     "eval_interval": _whole(1),
     "eval_seed": _whole(0),
     "transductive": _SWITCH,

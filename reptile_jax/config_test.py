@@ -81,7 +81,7 @@ def test_defaults_are_those_of_the_released_flags():
         ({"eval_seed": 2**31}, "eval_seed=2147483648 is not possible"),
         ({"meta_batch": 0}, "meta_batch=0 is not possible"),
         ({"meta_iters": 0}, "meta_iters=0 is not possible"),
-        ({"eval_samples": 0}, "eval_samples=0 is not possible"),
+        ({"eval_samples": 1}, "eval_samples=1 is not possible"),
         ({"eval_interval": 0}, "eval_interval=0 is not possible"),
         ({"checkpoint_interval": 0}, "checkpoint_interval=0 is not possible"),
         ({"foml_tail": 2}, "foml_tail=2 has no meaning without first-order MAML"),

@@ -1,5 +1,6 @@
 """A run from its config to its results: training, curves, checkpoints, resume, evaluation."""
 
+import contextlib
 import json
 import sys
 import time
@@ -18,7 +19,7 @@ from reptile_jax.config import ConfigError, differences, eval_shots, validate
 from reptile_jax.data import load_split
 from reptile_jax.episodes import EvalTask, Pool
 from reptile_jax.evaluate import Accuracy, Predictions, accuracy
-from reptile_jax.metrics import MetricsWriter
+from reptile_jax.metrics import MetricsWriter, progress_bar
 from reptile_jax.programs import CURVE_TASKS, eval_program, initial_state, stream, train_program
 from reptile_jax.reptile import MetaState
 
@@ -83,22 +84,16 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, pretrained: Path | Non
         TrainingError: a loss or an update was not finite.
     """
     validate(config)
-    checkpoints = checkpoint.Checkpoints(workdir)
-    latest = checkpoints.latest()
-    state = initial_state(config)
-    if latest is not None:
-        if changed := differences(checkpoints.config(latest), config):
-            raise ConfigError(
-                f"workdir={workdir} holds another run ({'; '.join(changed)}): name another workdir or keep its fields"
-            )
-        state = checkpoints.restore(latest, state)
-        print(f"Resuming {workdir} at meta-iteration {latest}.", file=sys.stderr)
+    if checkpoint.newest(workdir) is not None:
+        state = resume(config, workdir)
     elif pretrained:
         state = load_pretrained(config, pretrained)._replace(iteration=jnp.zeros((), jnp.int32))
+    else:
+        state = initial_state(config)
     data = load_data(config)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(config.to_json(indent=2) + "\n")
-    state = train(config, workdir, data, state, checkpoints)
+    state = train(config, workdir, data, state)
     return evaluate(config, workdir, data, state)
 
 
@@ -113,8 +108,23 @@ def evaluate_only(config: ConfigDict, workdir: Path, pretrained: Path | None = N
     return evaluate(config, workdir, load_data(config), state)
 
 
+def resume(config: ConfigDict, workdir: Path) -> MetaState:
+    """Reads the newest checkpoint of a workdir.
+
+    Raises:
+        ConfigError: the run in the workdir began with another config.
+    """
+    checkpoints, iteration = checkpoint.find(workdir)
+    if changed := differences(checkpoints.config(iteration), config):
+        raise ConfigError(
+            f"workdir={workdir} holds another run ({'; '.join(changed)}): name another workdir or keep its fields"
+        )
+    print(f"Resuming {workdir} at meta-iteration {iteration}.", file=sys.stderr)
+    return checkpoints.restore(iteration, initial_state(config))
+
+
 def load_pretrained(config: ConfigDict, path: Path) -> MetaState:
-    """Reads the state that a path names, and checks that it fits the config and has not seen its test characters.
+    """Reads the state that a path names, and checks that it fits and has not seen what it is tested on.
 
     Raises:
         CheckpointError: there is no checkpoint.
@@ -130,12 +140,16 @@ def load_pretrained(config: ConfigDict, path: Path) -> MetaState:
             f"seed={config.seed} splits the characters otherwise than seed={saved.seed} of {path}, so that test "
             f"characters were trained on: give seed={saved.seed}"
         )
+    held_out = saved.data.validation_classes
+    if saved.data.name == config.data.name and config.data.validation_classes > held_out:
+        raise ConfigError(
+            f"data.validation_classes={config.data.validation_classes} are more than the {held_out} held out of the "
+            f"training of {path}, so that some were trained on: give at most {held_out}"
+        )
     return checkpoints.restore(iteration, initial_state(config))
 
 
-def train(
-    config: ConfigDict, workdir: Path, data: Data, state: MetaState, checkpoints: checkpoint.Checkpoints
-) -> MetaState:
+def train(config: ConfigDict, workdir: Path, data: Data, state: MetaState) -> MetaState:
     """Runs the meta-iterations that are left, with curves, metrics, checkpoints and a progress bar.
 
     Raises:
@@ -145,43 +159,46 @@ def train(
     curve_pools = jax.tree.map(lambda *x: jnp.stack(x), *(_as_arrays(pool) for pool in data.pools.values()))
     curve_key = stream(config.seed, CURVE_TASKS)
     done = int(state.iteration)
-    metrics = MetricsWriter(workdir, done)
-    bar = tqdm(total=config.meta_iters, initial=done, unit="it", desc="train", dynamic_ncols=True)
     busy_seconds, busy_iterations = 0.0, 0
-    while done < config.meta_iters:
-        pauses = (_next(done, interval) for interval in (DISPATCH, config.eval_interval, config.checkpoint_interval))
-        stop = min(config.meta_iters, *pauses)
-        began = time.perf_counter()
-        state, progress = advance(state, data.images, data.pools["train"], stop - done)
-        if (bad := int(progress.bad_iteration)) >= 0:
-            raise TrainingError(
-                f"meta-iteration {bad}: the loss or the update is not finite; the newest checkpoint is "
-                f"{checkpoints.latest()}; try a smaller learning_rate={config.learning_rate:g}"
-            )
-        busy_seconds += time.perf_counter() - began
-        busy_iterations += stop - done
-        bar.update(stop - done)
-        done = stop
-        if done % config.eval_interval == 0 or done == config.meta_iters:
-            keys = _task_keys(random.fold_in(curve_key, done), 0, len(data.pools))
-            _, predictions = classify(state, data.images, curve_pools, keys)
-            correct = _correct(_headline(config, predictions)).mean(axis=1)
-            values = {
-                "loss": float(progress.last.loss),
-                "delta_norm": float(progress.last.delta_norm),
-                **{f"{name}_accuracy": float(x) for name, x in zip(data.pools, correct, strict=True)},
-                "meta_iters_per_second": busy_iterations / busy_seconds,
-            }
-            metrics.write(done, values)
-            busy_seconds, busy_iterations = 0.0, 0
-            bar.set_postfix({name: f"{_recent(metrics.rows, name):.1%}" for name in data.pools})
-        if done % config.checkpoint_interval == 0 or done == config.meta_iters:
-            metrics.flush()
-            checkpoints.save(state, config)
-    bar.close()
-    metrics.close()
-    if metrics.rows:
-        plots.learning_curve(metrics.rows, data.held_out, data_label(config), workdir / "learning_curve.png")
+    intervals = (DISPATCH, config.eval_interval, config.checkpoint_interval)
+    checkpoints = checkpoint.Checkpoints(workdir)
+    with (
+        contextlib.closing(MetricsWriter(workdir, done)) as metrics,
+        progress_bar("train", config.meta_iters, "it", done) as bar,
+    ):
+        while done < config.meta_iters:
+            stop = min(config.meta_iters, *(_next(done, interval) for interval in intervals))
+            began = time.perf_counter()
+            state, progress = advance(state, data.images, data.pools["train"], stop - done)
+            if (bad := int(progress.bad_iteration)) >= 0:
+                raise TrainingError(
+                    f"meta-iteration {bad}: the loss or the update is not finite; the newest checkpoint is "
+                    f"{checkpoint.newest(workdir)}; try less than learning_rate={config.learning_rate:g}"
+                )
+            busy_seconds += time.perf_counter() - began
+            busy_iterations += stop - done
+            bar.update(stop - done)
+            done = stop
+            if done % config.eval_interval == 0 or done == config.meta_iters:
+                keys = _task_keys(random.fold_in(curve_key, done), 0, len(data.pools))
+                _, predictions = classify(state, data.images, curve_pools, keys)
+                correct = _correct(_headline(config, predictions)).mean(axis=1)
+                values = {
+                    "loss": float(progress.last.loss),
+                    "delta_norm": float(progress.last.delta_norm),
+                    **{f"{name}_accuracy": float(x) for name, x in zip(data.pools, correct, strict=True)},
+                    "meta_iters_per_second": busy_iterations / busy_seconds,
+                }
+                metrics.write(done, values)
+                busy_seconds, busy_iterations = 0.0, 0
+                recent = {name: f"{_recent(metrics.rows, name):.1%}" for name in data.pools}
+                bar.set_postfix(recent, refresh=False)
+            if done % config.checkpoint_interval == 0 or done == config.meta_iters:
+                metrics.flush()
+                checkpoints.save(state, config)
+        rows = metrics.rows
+    if rows:
+        plots.learning_curve(rows, data.held_out, data_label(config), workdir / "learning_curve.png")
     return state
 
 
@@ -196,7 +213,7 @@ def evaluate(config: ConfigDict, workdir: Path, data: Data, state: MetaState) ->
     results: dict[str, Any] = {"meta_iters": int(state.iteration), "data": data_label(config)}
     results |= {name: {protocol: {} for protocol in Predictions._fields} for name in data.pools}
     programs = {shots: eval_program(config, shots) for shots in eval_shots(config)}
-    with tqdm(total=len(programs) * len(data.pools) * config.eval_samples, unit="task", desc="evaluate") as bar:
+    with progress_bar("evaluate", len(programs) * len(data.pools) * config.eval_samples, "task") as bar:
         for shots, program in programs.items():
             for name in data.pools:
                 measured = measure(config, program, data, name, shots, state, bar)

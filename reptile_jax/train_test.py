@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from reptile_jax import programs, train
-from reptile_jax.checkpoint import CheckpointError, Checkpoints
+from reptile_jax import checkpoint, programs, train
+from reptile_jax.checkpoint import CheckpointError
 from reptile_jax.config import ConfigError
 
 TIMES = "meta_iters_per_second"
@@ -31,8 +31,8 @@ def rows_of(workdir):
 
 
 def state_of(workdir, config):
-    checkpoints = Checkpoints(workdir)
-    return checkpoints.restore(checkpoints.latest(), programs.initial_state(config))
+    checkpoints, iteration = checkpoint.find(workdir)
+    return checkpoints.restore(iteration, programs.initial_state(config))
 
 
 def same_bits(a, b):
@@ -114,6 +114,7 @@ def test_pretrained_weights_start_a_new_run_at_iteration_zero(finished, tmp_path
         ({"classes": 4}, "classes=4 does not fit .*, trained with classes=3"),
         ({"sgd": True}, "sgd=True does not fit"),
         ({"seed": 1}, "seed=1 splits the characters otherwise than seed=0 .* test characters were trained on"),
+        ({"data.validation_classes": 9}, "data.validation_classes=9 are more than the 0 held out"),
     ],
 )
 def test_pretrained_weights_that_do_not_fit_are_refused(finished, tmp_path, fields, message):
@@ -166,4 +167,4 @@ def test_validation_characters_stand_in_for_test_characters(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(tmp_path):
     with pytest.raises(train.TrainingError, match="meta-iteration 0: the loss or the update is not finite"):
         train.train_and_evaluate(small(sgd=True, learning_rate=1e38), tmp_path / "run")
-    assert Checkpoints(tmp_path / "run").latest() is None
+    assert checkpoint.newest(tmp_path / "run") is None
