@@ -130,8 +130,8 @@ def _drawing(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
             return np.asarray(image.resize((SIZE, SIZE)), np.uint8)
     except _Problem:
         raise
-    except Exception as error:  # a decoder may raise anything for bytes that are no picture
-        raise _Problem(f"{member.filename} is no PNG image ({error})") from None
+    except Exception:  # a decoder may raise anything for bytes that are no picture
+        raise _Problem(f"{member.filename} is no PNG image, or a damaged one") from None
 
 
 BACKGROUND = Archive(
