@@ -1,5 +1,6 @@
 """Trains and evaluates Reptile: python main.py --config=configs/NAME.py [--config.FIELD=VALUE ...] [--workdir=DIR]."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from reptile_jax import train
 from reptile_jax.checkpoint import CheckpointError
 from reptile_jax.config import ConfigError
 from reptile_jax.data import DataError
+from reptile_jax.interrupt import Interrupted
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config, a file of configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config name>.")
@@ -48,6 +50,12 @@ def main(_: list[str]) -> None:
         run(CONFIG.value, workdir, Path(PRETRAINED.value) if PRETRAINED.value else None)
     except (ConfigError, DataError, CheckpointError, train.TrainingError) as error:
         sys.exit(f"error: {error}")
+    except Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+        sys.exit(interrupted.status)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the newest checkpoint", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

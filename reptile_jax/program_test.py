@@ -52,6 +52,26 @@ def test_killed_and_started_again_it_ends_as_if_never_killed(tmp_path):
     assert rows[0] == rows[1] and [row["step"] for row in rows[0]] == list(range(5, 301, 5))
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_the_run_and_says_how_to_go_on(tmp_path, number, status):
+    fields = SMALL | {"meta_iters": 100_000, "checkpoint_interval": 100_000}
+    process = subprocess.Popen(command("--workdir=run", **fields), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "run" / "checkpoints").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == status
+    last = stderr.splitlines()[-1]
+    assert last.startswith("interrupted at meta-iteration ") and "Traceback" not in stderr
+    stopped_at = int(last.split()[3].rstrip(","))
+    assert [int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()] == [stopped_at]
+    assert len(metrics.read_text().splitlines()) == stopped_at // 5
+
+
 def test_default_workdir_output_and_evaluation_mode(tmp_path):
     fields = SMALL | {"meta_iters": 10}
     trained = run(cwd=tmp_path, **fields)

@@ -19,6 +19,7 @@ from reptile_jax.config import ConfigError, differences, eval_shots, validate
 from reptile_jax.data import load_split
 from reptile_jax.episodes import EvalTask, Pool
 from reptile_jax.evaluate import Accuracy, Predictions, accuracy
+from reptile_jax.interrupt import stop_on_signal
 from reptile_jax.metrics import MetricsWriter, progress_bar
 from reptile_jax.programs import CURVE_TASKS, eval_program, initial_state, stream, train_program
 from reptile_jax.reptile import MetaState
@@ -154,6 +155,7 @@ def train(config: ConfigDict, workdir: Path, data: Data, state: MetaState) -> Me
 
     Raises:
         TrainingError: a loss or an update was not finite; the state before is the last one saved.
+        Interrupted: by a signal, once the state is saved.
     """
     advance, classify = train_program(config), eval_program(config, config.shots)
     curve_pools = jax.tree.map(lambda *x: jnp.stack(x), *(_as_arrays(pool) for pool in data.pools.values()))
@@ -163,22 +165,23 @@ def train(config: ConfigDict, workdir: Path, data: Data, state: MetaState) -> Me
     intervals = (DISPATCH, config.eval_interval, config.checkpoint_interval)
     checkpoints = checkpoint.Checkpoints(workdir)
     with (
+        stop_on_signal() as stop,
         contextlib.closing(MetricsWriter(workdir, done)) as metrics,
         progress_bar("train", config.meta_iters, "it", done) as bar,
     ):
         while done < config.meta_iters:
-            stop = min(config.meta_iters, *(_next(done, interval) for interval in intervals))
+            pause = min(config.meta_iters, *(_next(done, interval) for interval in intervals))
             began = time.perf_counter()
-            state, progress = advance(state, data.images, data.pools["train"], stop - done)
+            state, progress = advance(state, data.images, data.pools["train"], pause - done)
             if (bad := int(progress.bad_iteration)) >= 0:
                 raise TrainingError(
                     f"meta-iteration {bad}: the loss or the update is not finite; the newest checkpoint is "
                     f"{checkpoint.newest(workdir)}; try less than learning_rate={config.learning_rate:g}"
                 )
             busy_seconds += time.perf_counter() - began
-            busy_iterations += stop - done
-            bar.update(stop - done)
-            done = stop
+            busy_iterations += pause - done
+            bar.update(pause - done)
+            done = pause
             if done % config.eval_interval == 0 or done == config.meta_iters:
                 keys = _task_keys(random.fold_in(curve_key, done), 0, len(data.pools))
                 _, predictions = classify(state, data.images, curve_pools, keys)
@@ -193,9 +196,11 @@ def train(config: ConfigDict, workdir: Path, data: Data, state: MetaState) -> Me
                 busy_seconds, busy_iterations = 0.0, 0
                 recent = {name: f"{_recent(metrics.rows, name):.1%}" for name in data.pools}
                 bar.set_postfix(recent, refresh=False)
-            if done % config.checkpoint_interval == 0 or done == config.meta_iters:
+            if done % config.checkpoint_interval == 0 or done == config.meta_iters or stop:
                 metrics.flush()
                 checkpoints.save(state, config)
+            if stop:
+                stop.now(f"interrupted at meta-iteration {done}, saved: the same command goes on from there")
         rows = metrics.rows
     if rows:
         plots.learning_curve(rows, data.held_out, data_label(config), workdir / "learning_curve.png")

@@ -1,14 +1,11 @@
 """Preparing and reading Omniglot: small archives for everything that can go wrong, the real ones where they are."""
 
 import hashlib
-import http.server
 import io
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import zipfile
 from pathlib import Path
 
@@ -22,7 +19,7 @@ from reptile_jax import data
 from reptile_jax.data import omniglot
 from reptile_jax.data.characters import DataError
 from reptile_jax.data.omniglot_archive import BACKGROUND, EVALUATION, Archive
-from reptile_jax.data.omniglot_archive_test import members, write_zip
+from reptile_jax.data.omniglot_archive_test import members
 
 URL = "http://127.0.0.1:1/python/"  # nothing listens there
 ARCHIVES = {
@@ -43,14 +40,6 @@ class SmallOmniglot(omniglot.OmniglotCharacters):
             while not Path(gate, "go").exists():
                 pass
         return super()._generate_examples(characters)
-
-
-@pytest.fixture(scope="session")
-def archives(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("archives")
-    for seed, archive in enumerate(ARCHIVES.values()):
-        write_zip(folder / archive.file_name, members(archive, seed))
-    return folder
 
 
 def load(data_dir, archives=""):
@@ -170,7 +159,6 @@ def test_the_checksums_are_the_published_ones():
 def test_reading_is_silent_and_needs_neither_tensorflow_nor_network(archives, tmp_path):
     load(tmp_path, archives)
     offline = """
-import socket
 def refuse(*args): raise AssertionError("a connection was tried")
 socket.socket.connect = socket.getaddrinfo = refuse
 """
@@ -301,106 +289,6 @@ def test_a_folder_that_cannot_be_written(archives, tmp_path):
     (tmp_path / "file").touch()
     text = refused(tmp_path / "file" / "data", archives)
     assert f"{tmp_path}/file/data (Not a directory)" in text and "--config.data.dir" in text
-
-
-# Downloads, from a server on the loopback address.
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves `files`: name -> (status, announced length, content)."""
-
-    files = {}  # noqa: RUF012
-
-    def do_GET(self):
-        status, length, content = self.files[Path(self.path).name]
-        self.send_response(status)
-        self.send_header("Content-Length", str(length))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def server(archives, monkeypatch):
-    """Serves the small archives; `files` can be changed. The builder knows their addresses and checksums."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        urls = f"http://127.0.0.1:{server.server_port}/"
-        served = {split: archive._replace(url=urls + archive.file_name) for split, archive in ARCHIVES.items()}
-        files, checksums = {}, {}
-        for archive in served.values():
-            content = (archives / archive.file_name).read_bytes()
-            files[archive.file_name] = (200, len(content), content)
-            checksums[archive.url] = tfds.download.checksums.UrlInfo(
-                size=len(content), checksum=hashlib.sha256(content).hexdigest(), filename=archive.file_name
-            )
-        monkeypatch.setattr(Handler, "files", files)
-        monkeypatch.setattr(SmallOmniglot, "ARCHIVES", served)
-        monkeypatch.setattr(SmallOmniglot, "url_infos", checksums, raising=False)
-        yield server
-        server.shutdown()
-
-
-def test_downloaded(server, archives, tmp_path, capfd):
-    assert digest(load(tmp_path / "downloaded")) == digest(load(tmp_path / "local", archives))
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert [line.split()[0] for line in err.splitlines()] == ["Preparing", "Downloading", "Downloading", "Preparing"]
-
-
-def test_a_download_is_kept_for_the_next_start(server, archives, tmp_path):
-    good = Handler.files["images_evaluation.zip"]
-    Handler.files["images_evaluation.zip"] = (404, 0, b"")
-    refused(tmp_path)
-    Handler.files.update({"images_evaluation.zip": good, "images_background.zip": (404, 0, b"")})
-    load(tmp_path)
-
-
-def bad_download(status, length, content, words, server, tmp_path):
-    good = Handler.files["images_background.zip"]
-    Handler.files["images_background.zip"] = (status, length, content)
-    text = refused(tmp_path)
-    assert f"cannot download {SmallOmniglot.ARCHIVES['background'].url} (" in text
-    assert words in text and "--config.data.archives=DIR" in text
-    Handler.files["images_background.zip"] = good
-    load(tmp_path)
-
-
-def test_a_download_with_the_wrong_checksum(server, tmp_path):
-    content = bytearray(Handler.files["images_background.zip"][2])
-    content[1000] ^= 1
-    bad_download(200, len(content), bytes(content), "checksum is not the published one", server, tmp_path)
-
-
-def test_a_download_that_is_another_file(server, tmp_path):
-    bad_download(200, 9, b"<html/>\n\n", "checksum is not the published one", server, tmp_path)
-
-
-def test_a_download_that_breaks_off(server, tmp_path):
-    content = Handler.files["images_background.zip"][2]
-    bad_download(200, len(content), content[:5000], "IncompleteRead", server, tmp_path)
-
-
-@pytest.mark.parametrize("status", [404, 403, 503])
-def test_a_download_that_is_refused(status, server, tmp_path):
-    bad_download(status, 0, b"", str(status), server, tmp_path)
-
-
-def test_no_network(tmp_path, caplog):
-    text = refused(tmp_path)  # nothing listens at URL
-    assert f"cannot download {URL}images_background.zip (" in text
-    assert "Connection refused" in text and "--config.data.archives=DIR" in text
-    assert "Retrying" not in caplog.text
-
-
-def test_no_name_resolution(tmp_path, monkeypatch):
-    def refuse(*_args, **_kwargs):
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    assert "Name or service not known" in refused(tmp_path)
 
 
 # The real archives.

@@ -1,0 +1,91 @@
+"""The weights file (safetensors): a state without its history, for other frameworks and for sharing trained weights.
+
+Keys: `params/LAYER/NAME` and, with Adam, the same under `second_moment/`, and Adam's step `count` (int32; 0 under SGD).
+Layouts are those of the network: convolution kernels [3, 3, in, out], the dense kernel [256, classes].
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from reptile_jax.reptile import MetaState
+
+
+class WeightsError(Exception):
+    """A weights file that is missing, damaged or does not fit; the message is one line."""
+
+
+def save(path: str | Path, state: MetaState) -> None:
+    """Writes the weights of a state and its inner optimiser's state; dtypes stay as they are.
+
+    The meta-iteration is not written: a weights file is where a run may start, not a run to resume.
+
+    Args:
+      path: the file to write.
+      state: a state, its inner optimiser SGD or Adam.
+    """
+    tensors = _tensors(state)
+    save_file({key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}, path)
+
+
+def load(path: str | Path, like: MetaState) -> MetaState:
+    """Reads a weights file into a state of the structure and shapes of `like`, in the dtype of the file.
+
+    Args:
+      path: the file to read.
+      like: a state of the run the weights are for, such as its initial one; its values are not used, save its
+        meta-iteration, which the state returned has too.
+
+    Returns:
+      The state.
+
+    Raises:
+      WeightsError: there is no such file, it is no safetensors file, or its keys, shapes or dtypes do not fit.
+    """
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path} cannot be read as a safetensors file: {error}") from error
+    wanted = _tensors(like)
+    for key in sorted(wanted.keys() | tensors.keys()):
+        if key not in tensors:
+            raise WeightsError(f"{path} has no {key}: it was written for another network or another inner optimiser")
+        if key not in wanted:
+            raise WeightsError(f"{path} has {key}, which this run does not: another network or inner optimiser")
+        found, shape = tensors[key], wanted[key].shape
+        if found.shape != shape:
+            raise WeightsError(f"{path}: {key} has the shape {found.shape}, and this run needs {shape}")
+        kinds = ("int32",) if key == "count" else ("float32", "float64")
+        if found.dtype.name not in kinds:
+            raise WeightsError(f"{path}: {key} is {found.dtype}, and must be {' or '.join(kinds)}")
+        if jnp.asarray(found).dtype != found.dtype:
+            raise WeightsError(f"{path}: {key} is {found.dtype}, which JAX computes in only with JAX_ENABLE_X64=1")
+    opt_state = like.opt_state
+    if optax.tree.get(opt_state, "nu") is not None:
+        moment = _variables(tensors, "second_moment")
+        opt_state = optax.tree.set(opt_state, nu=moment, count=jnp.asarray(tensors["count"]))
+    return like._replace(params=_variables(tensors, "params"), opt_state=opt_state)
+
+
+def _tensors(state: MetaState) -> dict[str, np.ndarray]:
+    """Returns the file's tensors by key."""
+    count = optax.tree.get(state.opt_state, "count")
+    parts = {"params": state.params, "second_moment": optax.tree.get(state.opt_state, "nu")}
+    tensors = {"count": np.asarray(0 if count is None else count, np.int32)}
+    for part, variables in parts.items():
+        if variables is not None:
+            named = flatten_dict(variables["params"], sep="/")
+            tensors |= {f"{part}/{name}": np.asarray(value) for name, value in named.items()}
+    return tensors
+
+
+def _variables(tensors: dict[str, np.ndarray], part: str) -> dict[str, Any]:
+    """Returns Flax's variables from one part of the file."""
+    named = {k.removeprefix(f"{part}/"): jnp.asarray(x) for k, x in tensors.items() if k.startswith(f"{part}/")}
+    return {"params": unflatten_dict(named, sep="/")}
