@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tensorflow_datasets as tfds
 
-from reptile_jax.data.omniglot_test import ARCHIVES, URL, SmallOmniglot, digest, load, refused
+from reptile_jax.data.omniglot_test import ARCHIVES, URL, SmallOmniglot, digest, load, refused, write_archives
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -26,6 +26,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    return write_archives(tmp_path_factory.mktemp("archives"))
 
 
 @pytest.fixture

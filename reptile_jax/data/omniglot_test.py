@@ -42,6 +42,17 @@ class SmallOmniglot(omniglot.OmniglotCharacters):
         return super()._generate_examples(characters)
 
 
+def write_archives(folder):
+    for seed, archive in enumerate(ARCHIVES.values()):
+        write_zip(folder / archive.file_name, members(archive, seed))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    return write_archives(tmp_path_factory.mktemp("archives"))
+
+
 def load(data_dir, archives=""):
     return omniglot.load(str(data_dir), str(archives), SmallOmniglot)
 
@@ -159,6 +170,7 @@ def test_the_checksums_are_the_published_ones():
 def test_reading_is_silent_and_needs_neither_tensorflow_nor_network(archives, tmp_path):
     load(tmp_path, archives)
     offline = """
+import socket
 def refuse(*args): raise AssertionError("a connection was tried")
 socket.socket.connect = socket.getaddrinfo = refuse
 """
