@@ -19,7 +19,7 @@ from reptile_jax import data
 from reptile_jax.data import omniglot
 from reptile_jax.data.characters import DataError
 from reptile_jax.data.omniglot_archive import BACKGROUND, EVALUATION, Archive
-from reptile_jax.data.omniglot_archive_test import members
+from reptile_jax.data.omniglot_archive_test import members, write_zip
 
 URL = "http://127.0.0.1:1/python/"  # nothing listens there
 ARCHIVES = {
