@@ -1,0 +1,178 @@
+"""What crosses between the frameworks: a state in the weights file, episodes as indices. Pixels never do."""
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+from torch import Tensor
+
+from parity_tests import compiled
+from reptile_jax import weights as jax_weights
+from reptile_jax.data import load_split
+from reptile_jax.episodes import EvalTask, Examples, Pool, TrainTask
+from reptile_jax.programs import initial_state
+from reptile_jax.reptile import MetaState
+from reptile_torch_ref import data as torch_data
+from reptile_torch_ref import reptile
+from reptile_torch_ref import weights as torch_weights
+
+TRAIN_CLASSES, HELD_OUT_CLASSES = (
+    1400,
+    150,
+)  # all of glyphs, as many of Omniglot: one shape, compiled for once
+POOLS = {"train": Pool(0, TRAIN_CLASSES), "held_out": Pool(TRAIN_CLASSES, HELD_OUT_CLASSES)}
+
+Arrays = dict[str, np.ndarray]  # by name, "conv_0/kernel", in the layouts of the weights file
+
+
+class Pixels(NamedTuple):
+    """The same classes as each side reads them by its own path: the first training and the first test classes."""
+
+    jax: jax.Array  # [1550, drawings, 28, 28] uint8
+    torch: Tensor  # [1550 * drawings, 28, 28] uint8
+    different: int  # drawings that the sides do not have in common, of all of every split
+
+
+class Setup(NamedTuple):
+    """One configuration as both sides see it.
+
+    Attributes:
+      config: fields of the run.
+      pixels: of each side.
+      start: the state to begin with, its dtype that of the computation.
+    """
+
+    config: ConfigDict
+    pixels: Pixels
+    start: MetaState
+
+    @property
+    def inner(self) -> reptile.Inner:
+        """The reference's inner optimiser."""
+        c = self.config
+        return reptile.Inner(c.learning_rate, c.sgd, c.weight_decay, c.inner_state)
+
+    @property
+    def spec(self) -> compiled.Spec:
+        """What the compiled functions are compiled for."""
+        c = self.config
+        return compiled.Spec(c.classes, c.sgd, c.learning_rate, c.foml, c.inner_state)
+
+    @property
+    def drawings(self) -> int:
+        """Drawings of each character."""
+        return self.pixels.jax.shape[1]
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The dtype to compute in."""
+        return jax.tree.leaves(self.start.params)[0].dtype
+
+    @property
+    def weight_decay(self) -> np.ndarray:
+        """The factor in the dtype to compute in, an argument of compiled functions."""
+        return np.asarray(self.config.weight_decay, self.dtype)
+
+
+def setup(config: ConfigDict, dtype: jnp.dtype, start: MetaState | None = None) -> Setup:
+    """Returns a configuration's data and initial state, or `start` in place of the latter."""
+    data = config.data
+    pixels = load_pixels(data.name, data.dir, data.archives, config.seed, data.validation_classes)
+    return Setup(config, pixels, initial_state(config, dtype) if start is None else start)
+
+
+@cache
+def load_pixels(name: str, data_dir: str, archives: str, seed: int, validation_classes: int) -> Pixels:
+    """Reads a data set on each side."""
+    ours = load_split(name, data_dir, archives, seed, validation_classes)
+    theirs = torch_data.load(name, archives, seed, validation_classes)
+    different = sum(_different(getattr(ours, part).images, getattr(theirs, part).numpy()) for part in ours._fields)
+    held_out = "validation" if validation_classes else "test"
+    sizes = {"train": TRAIN_CLASSES, held_out: HELD_OUT_CLASSES}
+    return Pixels(
+        jnp.concatenate([getattr(ours, part).images[:size] for part, size in sizes.items()]),
+        torch.cat([getattr(theirs, part)[:size] for part, size in sizes.items()]).flatten(0, 1),
+        different,
+    )
+
+
+def _different(ours: np.ndarray, theirs: np.ndarray) -> int:
+    """Counts the drawings [classes, drawings, 28, 28] that are not equal; all, where the shapes are not."""
+    if ours.shape != theirs.shape:
+        return max(len(ours), len(theirs)) * ours.shape[1]
+    return int(np.sum(np.any(ours != theirs, axis=(2, 3))))
+
+
+def to_torch(state: MetaState) -> reptile.State:
+    """Takes a state to PyTorch through the weights file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "state.safetensors"))
+        jax_weights.save(path, state)
+        return torch_weights.load(path)
+
+
+def to_jax(state: reptile.State, like: MetaState) -> MetaState:
+    """Takes a state to JAX through the weights file; `like` has its structure and meta-iteration."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "state.safetensors"))
+        torch_weights.save(path, state)
+        return jax_weights.load(path, like)
+
+
+def batch(examples: Examples, drawings: Tensor) -> reptile.Batch:
+    """Makes a PyTorch mini-batch of indices [batch], from PyTorch's own pixels."""
+    rows, labels = (torch.from_numpy(np.array(x)).long() for x in examples)
+    return drawings[rows], labels
+
+
+def batches(examples: Examples, drawings: Tensor) -> reptile.Task:
+    """Makes PyTorch mini-batches of indices [steps, batch]."""
+    return [batch(Examples(*pair), drawings) for pair in zip(*map(np.asarray, examples), strict=True)]
+
+
+def train_tasks(tasks: TrainTask, drawings: Tensor) -> list[reptile.Task]:
+    """Makes PyTorch's tasks of a meta-batch [tasks, ...]; a tail is the last mini-batch."""
+    made = []
+    for i in range(tasks.batches.rows.shape[0]):
+        task = jax.tree.map(lambda x, i=i: np.asarray(x)[i], tasks)
+        made.append(batches(task.batches, drawings) + ([batch(task.tail, drawings)] if task.tail else []))
+    return made
+
+
+def eval_tasks(tasks: EvalTask, drawings: Tensor) -> list[tuple[reptile.Task, Tensor, Tensor]]:
+    """Makes PyTorch's few-shot tasks of indices [tasks, ...]: mini-batches, support set, queries."""
+    made = []
+    for i in range(tasks.queries.rows.shape[0]):
+        task = jax.tree.map(lambda x, i=i: np.asarray(x)[i], tasks)
+        support, queries = (batch(x, drawings)[0] for x in (task.support, task.queries))
+        made.append((batches(task.batches, drawings), support, queries))
+    return made
+
+
+def arrays(weights: Any) -> Arrays:
+    """Returns either side's weights, or what is shaped like them, by name and in one layout."""
+    if "params" in weights:
+        return {name: np.asarray(x) for name, x in flatten_dict(weights["params"], sep="/").items()}
+    return {name: w.detach().permute(torch_weights.TO_FILE[w.ndim]).numpy() for name, w in weights.items()}
+
+
+def relative(ours: Arrays, theirs: Arrays) -> float:
+    """Returns the relative L2 difference over all arrays, |ours - theirs| / |theirs|."""
+    assert ours.keys() == theirs.keys()
+    difference = sum(np.sum(np.square(ours[n].astype(np.float64) - theirs[n])) for n in theirs)
+    size = sum(np.sum(np.square(theirs[n].astype(np.float64))) for n in theirs)
+    if size == 0:
+        return 0.0 if difference == 0 else float("inf")
+    return float(np.sqrt(difference / size))
+
+
+def minus(after: Arrays, before: Arrays) -> Arrays:
+    """Subtracts name by name."""
+    return {name: after[name] - before[name] for name in before}

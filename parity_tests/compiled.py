@@ -1,0 +1,176 @@
+"""The JAX side, compiled: functions of reptile_jax under `jax.jit`, shared by everything that computes alike.
+
+Compilation dominates the suite's time, so what can be an argument is one: weight decay, data, episodes, state.
+"""
+
+import json
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import random
+from ml_collections import ConfigDict
+
+from reptile_jax.episodes import EvalTask, Examples, Pool, TrainTask
+from reptile_jax.evaluate import Predictions, predict_queries
+from reptile_jax.inner_loop import InnerLoop, OptState, Params, images_of, inner_loop, inner_optimizer, inner_step
+from reptile_jax.inner_loop import summed_loss as loss_of
+from reptile_jax.layers import batch_norm_relu, conv3x3_stride2
+from reptile_jax.model import OmniglotClassifier
+from reptile_jax.programs import eval_program, sample_meta_batch, train_program
+from reptile_jax.reptile import MetaState, meta_update, task_delta
+
+
+class Spec(NamedTuple):
+    """What a function is compiled for; fields of the configuration."""
+
+    classes: int
+    sgd: bool
+    learning_rate: float
+    foml: bool
+    inner_state: str
+
+    def loop(self, weight_decay: jax.Array, data: jax.Array) -> InnerLoop:
+        """Returns what the inner loops share; data [classes, drawings, 28, 28]."""
+        optimizer = inner_optimizer(self.learning_rate, self.sgd)
+        data = data.reshape(-1, *data.shape[2:])
+        return InnerLoop(OmniglotClassifier(self.classes).apply, optimizer, weight_decay, data)
+
+
+class Forward(NamedTuple):
+    """One mini-batch through the network: logits [batch, classes], summed loss, gradients, and every ReLU's output."""
+
+    logits: jax.Array
+    loss: jax.Array
+    gradients: Params
+    activations: list[jax.Array]
+
+
+@jax.jit
+def conv(x: jax.Array, kernel: jax.Array, grad: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Convolution, and its gradients for the output's gradient."""
+    y, pull = jax.vjp(conv3x3_stride2, x, kernel)
+    return y, pull(grad)
+
+
+@jax.jit
+def norm(x: jax.Array, scale: jax.Array, bias: jax.Array, grad: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Batch norm and ReLU, and their gradients for the output's gradient."""
+    y, pull = jax.vjp(batch_norm_relu, x, scale, bias)
+    return y, pull(grad)
+
+
+@partial(jax.jit, static_argnums=0)
+def forward(spec: Spec, params: Params, examples: Examples, data: jax.Array) -> Forward:
+    """Logits, loss and gradients of one mini-batch [batch]."""
+    loop = spec.loop(jnp.ones(()), data)
+    images = images_of(loop.data, examples.rows, jax.tree.leaves(params)[0].dtype)
+    logits, captured = loop.apply(params, images, capture_intermediates=True, mutable=["intermediates"])
+    loss, gradients = jax.value_and_grad(partial(loss_of, loop.apply))(params, images, examples.labels)
+    outputs = captured["intermediates"]
+    return Forward(logits, loss, gradients, [outputs[f"norm_{i}"]["__call__"][0] for i in range(4)])
+
+
+@partial(jax.jit, static_argnums=0)
+def step(
+    spec: Spec, weight_decay: jax.Array, params: Params, opt_state: OptState, examples: Examples, data: jax.Array
+) -> tuple[Params, OptState, jax.Array]:
+    """One inner step on a mini-batch [batch]."""
+    return inner_step(spec.loop(weight_decay, data), params, opt_state, examples)
+
+
+@partial(jax.jit, static_argnums=0)
+def steps(
+    spec: Spec, weight_decay: jax.Array, params: Params, opt_state: OptState, examples: Examples, data: jax.Array
+) -> tuple[Params, OptState, jax.Array]:
+    """The inner loop on mini-batches [steps, batch]."""
+    return inner_loop(spec.loop(weight_decay, data), params, opt_state, examples)
+
+
+@partial(jax.jit, static_argnums=0)
+def delta(
+    spec: Spec, weight_decay: jax.Array, params: Params, opt_state: OptState, task: TrainTask, data: jax.Array
+) -> tuple[Params, OptState, jax.Array]:
+    """What one task contributes."""
+    return task_delta(spec.loop(weight_decay, data), params, opt_state, task, spec.foml)
+
+
+@partial(jax.jit, static_argnums=0)
+def update(
+    spec: Spec, weight_decay: jax.Array, state: MetaState, tasks: TrainTask, step_size: jax.Array, data: jax.Array
+) -> MetaState:
+    """One meta-update."""
+    loop = spec.loop(weight_decay, data)
+    return meta_update(loop, state, tasks, step_size, foml=spec.foml, inner_state=spec.inner_state)[0]
+
+
+def count(state: MetaState) -> int:
+    """Returns Adam's step count, 0 under SGD."""
+    return int(optax.tree.get(state.opt_state, "count", 0))
+
+
+def second_moment(state: MetaState) -> Params | None:
+    """Returns Adam's second moment, None under SGD."""
+    return optax.tree.get(state.opt_state, "nu")
+
+
+def task_start(spec: Spec, state: MetaState) -> OptState:
+    """Returns the optimiser state that a meta-iteration's first task starts from."""
+    return jax.tree.map(jnp.zeros_like, state.opt_state) if spec.inner_state == "reset" else state.opt_state
+
+
+@partial(jax.jit, static_argnums=0)
+def predict(spec: Spec, params: Params, task: EvalTask, data: jax.Array) -> Predictions:
+    """Classifies a task's queries beside its support set with weights adapted already: no mini-batch is left."""
+    done = Examples(*(x[:0] for x in task.batches))
+    loop = spec.loop(jnp.ones(()), data)
+    return predict_queries(loop, params, loop.optimizer.init(params), task._replace(batches=done))
+
+
+@cache
+def _sampler(fields: str, drawings: int) -> Callable[[int, int, Pool], TrainTask]:
+    """Compiles the sampling of meta-batches for every seed."""
+
+    @jax.jit
+    def sampler(seed: jax.Array, iteration: jax.Array, pool: Pool) -> TrainTask:
+        return sample_meta_batch(ConfigDict({**json.loads(fields), "seed": seed}), iteration, pool, drawings)
+
+    return sampler
+
+
+def sample(config: ConfigDict, iteration: int, pool: Pool, drawings: int) -> TrainTask:
+    """Samples the tasks of one meta-iteration as the training program does: indices [meta_batch, ...]."""
+    names = ("classes", "shots", "train_shots", "inner_batch", "inner_iters", "replacement", "foml_tail", "meta_batch")
+    with jax.enable_x64(False):  # integers alone, compiled once for both precisions
+        sampler = _sampler(json.dumps({name: config[name] for name in names}), drawings)
+        return jax.tree.map(np.asarray, sampler(config.seed, iteration, pool))
+
+
+@cache
+def _train_program(fields: str) -> Callable[..., Any]:
+    return train_program(ConfigDict(json.loads(fields)))
+
+
+def train(config: ConfigDict, state: MetaState, data: jax.Array, pool: Pool, count: int) -> MetaState:
+    """Runs `count` meta-iterations of the training program; the state given stays as it is."""
+    copy = jax.tree.map(jnp.array, state)  # the program takes the memory of the one it is given
+    return _train_program(config.to_json(sort_keys=True))(copy, data, pool, count)[0]
+
+
+@cache
+def _eval_program(fields: str) -> Callable[..., Any]:
+    config = ConfigDict(json.loads(fields))
+    return eval_program(config, config.shots)
+
+
+def evaluate(
+    config: ConfigDict, state: MetaState, data: jax.Array, pool: Pool, tasks: int
+) -> tuple[EvalTask, Predictions]:
+    """Runs the evaluation program on `tasks` few-shot tasks of its own sampling: arrays [tasks, ...]."""
+    keys = jax.vmap(random.key)(np.arange(tasks, dtype=np.uint32) + np.uint32(config.eval_seed))
+    pools = Pool(*(np.full(tasks, x, np.int32) for x in pool))
+    return _eval_program(config.to_json(sort_keys=True))(state, data, pools, keys)
