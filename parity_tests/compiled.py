@@ -65,22 +65,30 @@ def norm(x: jax.Array, scale: jax.Array, bias: jax.Array, grad: jax.Array) -> tu
 
 
 @partial(jax.jit, static_argnums=0)
-def forward(spec: Spec, params: Params, examples: Examples, data: jax.Array) -> Forward:
-    """Logits, loss and gradients of one mini-batch [batch]."""
-    loop = spec.loop(jnp.ones(()), data)
-    images = images_of(loop.data, examples.rows, jax.tree.leaves(params)[0].dtype)
-    logits, captured = loop.apply(params, images, capture_intermediates=True, mutable=["intermediates"])
-    loss, gradients = jax.value_and_grad(partial(loss_of, loop.apply))(params, images, examples.labels)
+def _forward(classes: int, weight_decay: jax.Array, params: Params, examples: Examples, data: jax.Array) -> Forward:
+    apply = OmniglotClassifier(classes).apply
+    images = images_of(data.reshape(-1, *data.shape[2:]), examples.rows, weight_decay.dtype)
+    params = jax.tree.map(lambda p: p * weight_decay, params)
+    logits, captured = apply(params, images, capture_intermediates=True, mutable=["intermediates"])
+    loss, gradients = jax.value_and_grad(partial(loss_of, apply))(params, images, examples.labels)
     outputs = captured["intermediates"]
     return Forward(logits, loss, gradients, [outputs[f"norm_{i}"]["__call__"][0] for i in range(4)])
 
 
+def forward(spec: Spec, weight_decay: jax.Array, params: Params, examples: Examples, data: jax.Array) -> Forward:
+    """Logits, loss and gradients of one mini-batch [batch], at the weights times `weight_decay`."""
+    return _forward(spec.classes, weight_decay, params, examples, data)
+
+
 @partial(jax.jit, static_argnums=0)
-def step(
-    spec: Spec, weight_decay: jax.Array, params: Params, opt_state: OptState, examples: Examples, data: jax.Array
-) -> tuple[Params, OptState, jax.Array]:
-    """One inner step on a mini-batch [batch]."""
-    return inner_step(spec.loop(weight_decay, data), params, opt_state, examples)
+def _step(spec: Spec, weight_decay: jax.Array, state: MetaState, examples: Examples, data: jax.Array) -> MetaState:
+    params, opt_state, _ = inner_step(spec.loop(weight_decay, data), state.params, state.opt_state, examples)
+    return state._replace(params=params, opt_state=opt_state)
+
+
+def step(spec: Spec, weight_decay: jax.Array, state: MetaState, examples: Examples, data: jax.Array) -> MetaState:
+    """One inner step on a mini-batch [batch]; the meta-iteration stays."""
+    return _step(spec._replace(foml=False, inner_state="averaged"), weight_decay, state, examples, data)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -124,11 +132,15 @@ def task_start(spec: Spec, state: MetaState) -> OptState:
 
 
 @partial(jax.jit, static_argnums=0)
-def predict(spec: Spec, params: Params, task: EvalTask, data: jax.Array) -> Predictions:
-    """Classifies a task's queries beside its support set with weights adapted already: no mini-batch is left."""
+def _predict(classes: int, params: Params, task: EvalTask, data: jax.Array) -> Predictions:
+    loop = Spec(classes, True, 0.0, False, "").loop(jnp.ones(()), data)
+    return predict_queries(loop, params, loop.optimizer.init(params), task)
+
+
+def predict(spec: Spec, adapted: MetaState, task: EvalTask, data: jax.Array) -> Predictions:
+    """Classifies one task's queries with weights adapted already: no mini-batch is left."""
     done = Examples(*(x[:0] for x in task.batches))
-    loop = spec.loop(jnp.ones(()), data)
-    return predict_queries(loop, params, loop.optimizer.init(params), task._replace(batches=done))
+    return _predict(spec.classes, adapted.params, task._replace(batches=done), data)
 
 
 @cache

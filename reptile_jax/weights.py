@@ -31,7 +31,7 @@ def save(path: str | Path, state: MetaState) -> None:
       state: a state, its inner optimiser SGD or Adam.
     """
     tensors = _tensors(state)
-    save_file({key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}, path)
+    save_file({key: np.asarray(tensor, order="C") for key, tensor in tensors.items()}, path)
 
 
 def load(path: str | Path, like: MetaState) -> MetaState:

@@ -1,0 +1,188 @@
+"""Negative controls: mistakes made in the reference, each of which its rung must see.
+
+A rung sees a mistake when the difference is ten times its tolerance, while the honest code stays within a third of it.
+Only PyTorch's side is changed, so nothing is compiled for a control.
+"""
+
+import itertools
+from collections.abc import Callable
+from functools import cache
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision import transforms
+
+from parity_tests import bridge
+from parity_tests.cases import BASE, SGD, TRAINED, Case, setup_of
+from parity_tests.ladder import RUNGS
+from parity_tests.measures import precision
+from reptile_torch_ref import model, reptile
+
+RUNG = {(rung.name, rung.precision): rung for rung in RUNGS}
+Patch = pytest.MonkeyPatch
+
+
+class Control(NamedTuple):
+    """A mistake, the case it is made in, and the rungs that must see it."""
+
+    make: Callable[[Patch], None]
+    case: Case
+    float64: str
+    float32: str = ""  # none, where float32 is compared from the reference's state and so cannot see it
+
+
+def wrong_norm_epsilon(patch: Patch) -> None:
+    patch.setattr(model, "NORM_EPSILON", 1e-5)
+
+
+def symmetric_padding(patch: Patch) -> None:
+    patch.setattr(model, "same_padding", lambda size: (1, 1))
+
+
+def channel_order_flatten(patch: Patch) -> None:
+    honest, order = reptile.logits, torch.arange(256).reshape(64, 2, 2).permute(1, 2, 0).flatten()
+    patch.setattr(reptile, "logits", lambda w, x: honest({**w, "dense/kernel": w["dense/kernel"][:, order]}, x))
+
+
+def mean_for_summed_loss(patch: Patch) -> None:
+    mean = SimpleNamespace(cross_entropy=lambda logits, labels, reduction: F.cross_entropy(logits, labels))
+    patch.setattr(reptile, "F", mean)
+
+
+def l2_for_factor_decay(patch: Patch) -> None:
+    honest, step, weights = reptile.logits, reptile.inner_step, []
+
+    def logits(params, images):
+        weights[:] = params.values()
+        return honest(params, images)
+
+    def inner_step(state, images, labels, inner):
+        strength = (1 - inner.weight_decay) / inner.learning_rate
+
+        def cross_entropy(logits, labels, reduction):
+            return F.cross_entropy(logits, labels, reduction=reduction) + strength / 2 * sum(
+                w.square().sum() for w in weights
+            )
+
+        patch.setattr(reptile, "F", SimpleNamespace(cross_entropy=cross_entropy))
+        return step(state, images, labels, inner._replace(weight_decay=1.0))
+
+    patch.setattr(reptile, "logits", logits)
+    patch.setattr(reptile, "inner_step", inner_step)
+
+
+def decay_after_the_step(patch: Patch) -> None:
+    step = reptile.inner_step
+
+    def inner_step(state, images, labels, inner):
+        after = step(state, images, labels, inner._replace(weight_decay=1.0))
+        return after._replace(params={n: w * inner.weight_decay for n, w in after.params.items()})
+
+    patch.setattr(reptile, "inner_step", inner_step)
+
+
+def wrong_beta2(patch: Patch) -> None:
+    patch.setattr(reptile, "BETA2", 0.99)
+
+
+def wrong_adam_epsilon(patch: Patch) -> None:
+    patch.setattr(reptile, "EPSILON", 1e-7)
+
+
+def swapped_batch(patch: Patch) -> None:
+    honest = bridge.train_tasks
+    patch.setattr(bridge, "train_tasks", lambda *args: [[b[1], b[0], *b[2:]] for b in honest(*args)])
+
+
+def last_gradient_for_whole_delta(patch: Patch) -> None:
+    honest = reptile.meta_delta
+    patch.setattr(reptile, "meta_delta", lambda state, tasks, inner, foml: honest(state, tasks, inner, True))
+
+
+def reset_second_moment(patch: Patch) -> None:
+    honest = reptile.task_start
+    patch.setattr(reptile, "task_start", lambda state, inner: honest(state, inner._replace(inner_state="reset")))
+
+
+def sequential_for_averaged(patch: Patch) -> None:
+    honest = reptile.meta_delta
+    patch.setattr(
+        reptile, "meta_delta", lambda s, t, inner, f: honest(s, t, inner._replace(inner_state="sequential"), f)
+    )
+
+
+def constant_step_size(patch: Patch) -> None:
+    patch.setattr(reptile, "meta_step_at", lambda iteration, meta_iters, first, final: first)
+
+
+def running_averages(patch: Patch) -> None:
+    averages = [(torch.zeros(64), torch.ones(64)) for _ in range(4)]
+    honest, calls = F.batch_norm, itertools.cycle(range(4))
+
+    def batch_norm(x, mean, variance, scale, shift, training, eps):
+        layer = next(calls)
+        averages[layer] = tuple(x_.to(x.dtype) for x_ in averages[layer])
+        adapting = torch.is_grad_enabled()
+        return honest(x, *averages[layer], scale, shift, training=adapting, momentum=0.1, eps=eps)
+
+    patch.setattr(F, "batch_norm", batch_norm)
+
+
+def query_without_support(patch: Patch) -> None:
+    honest = reptile.evaluate_task
+    patch.setattr(
+        reptile, "evaluate_task", lambda s, batches, support, q, inner: honest(s, batches, support[:0], q, inner)
+    )
+
+
+def clockwise_rotation(patch: Patch) -> None:
+    honest = transforms.functional.rotate
+    patch.setattr(transforms.functional, "rotate", lambda images, angle: honest(images, -angle))
+    patch.setattr(bridge, "load_pixels", bridge.load_pixels.__wrapped__)
+
+
+CONTROLS = [
+    Control(clockwise_rotation, BASE, "data"),
+    Control(wrong_norm_epsilon, BASE, "each layer", "logits"),
+    Control(symmetric_padding, BASE, "each layer", "each layer"),
+    Control(channel_order_flatten, BASE, "logits", "logits"),
+    Control(mean_for_summed_loss, SGD, "one optimiser step", "inner steps"),
+    Control(l2_for_factor_decay, SGD, "one optimiser step", "inner steps"),
+    Control(decay_after_the_step, SGD, "one optimiser step", "inner steps"),
+    Control(wrong_beta2, TRAINED, "one optimiser step", "inner steps"),
+    Control(wrong_adam_epsilon, BASE, "one optimiser step"),
+    Control(swapped_batch, BASE, "task delta"),
+    Control(last_gradient_for_whole_delta, BASE, "task delta"),
+    Control(sequential_for_averaged, BASE, "meta-delta"),
+    Control(reset_second_moment, TRAINED, "meta-delta"),
+    Control(constant_step_size, BASE, "20 meta-iterations"),
+    Control(running_averages, TRAINED, "predictions", "predictions"),
+    Control(query_without_support, TRAINED, "predictions", "predictions"),
+]
+
+
+@cache
+def honest_difference(name: str, dtype: str, case: Case) -> float:
+    with precision(dtype):
+        return RUNG[name, dtype].measure(setup_of(case, dtype))
+
+
+@pytest.mark.parametrize(
+    ("control", "dtype"),
+    [pytest.param(c, dtype, id=f"{c.make.__name__}, {getattr(c, dtype)}, {dtype}")
+     for c in CONTROLS for dtype in ("float64", "float32") if getattr(c, dtype)],
+)  # fmt: skip
+def test_rung_sees(control, dtype, monkeypatch):
+    rung = RUNG[getattr(control, dtype), dtype]
+    assert honest_difference(rung.name, dtype, control.case) <= rung.tolerance / 3
+    with precision(dtype):
+        control.make(monkeypatch)
+        difference = rung.measure(setup_of(control.case, dtype))
+    assert difference >= 10 * max(rung.tolerance, float(rung.tolerance == 0))  # whole numbers: ten of them
+
+
+def test_the_controls_leave_nothing_changed():
+    assert honest_difference.__wrapped__("one optimiser step", "float64", BASE) <= 1e-9 / 3

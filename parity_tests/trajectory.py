@@ -1,0 +1,156 @@
+"""Float32, step by step: every inner step of the reference's trajectory, redone by JAX from the reference's state.
+
+Two things make single float32 steps incomparable as they stand, on which no tolerance is spent:
+
+- A ReLU whose input is zero but for rounding may be on in one framework and off in the other, and its whole gradient
+  with it. Such a step is compared with the reference on JAX's side of that kink, and the inputs of the ReLUs in
+  question are measured: they must be rounding.
+- Adam with beta1 = 0 divides a gradient by its own size where the second moment has no history. A weight whose root
+  second moment is itself rounding, beside the gradients of its layer, takes a full step of either sign. These weights
+  are left out of their step, and counted.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from parity_tests import bridge, compiled
+from parity_tests.bridge import Arrays, Setup, arrays, minus, relative
+from parity_tests.measures import TRAIN, torch_meta_iteration
+from reptile_jax.episodes import Examples
+from reptile_torch_ref import reptile
+
+NOISE = 1e-4  # of a layer's root mean square gradient; ten times the rounding of its smallest gradients
+
+
+class Step(NamedTuple):
+    """How one inner step of the two sides compares.
+
+    Attributes:
+      difference: relative L2 difference of the weights' change.
+      as_it_is: the same, with no regard to kinks and to weights without history.
+      moment: relative L2 difference of the second moment.
+      kinks: ReLUs on in one framework and off in the other.
+      distance: the largest input of those ReLUs, in the reference; batch norm makes inputs of size 1.
+      left_out: share of the weights left out.
+    """
+
+    difference: float
+    as_it_is: float
+    moment: float
+    kinks: int
+    distance: float
+    left_out: float
+
+
+@contextmanager
+def relu(function: Any) -> Iterator[None]:
+    """Puts another function in the place of PyTorch's ReLU."""
+    original = F.relu
+    F.relu = function
+    try:
+        yield
+    finally:
+        F.relu = original
+
+
+def compare(setup: Setup, state: reptile.State, examples: Examples) -> tuple[Step, reptile.State]:
+    """Takes one inner step on both sides from the reference's state; returns the reference's next state too."""
+    start, inputs = bridge.to_jax(state, setup.start), []
+    ours = compiled.step(setup.spec, setup.weight_decay, start, examples, setup.pixels.jax)
+    forward = compiled.forward(setup.spec, setup.weight_decay, start.params, examples, setup.pixels.jax)
+    batch, original = bridge.batch(examples, setup.pixels.torch), F.relu
+
+    def recorded(x: torch.Tensor) -> torch.Tensor:
+        inputs.append(x.detach())
+        return original(x)
+
+    with relu(recorded):
+        theirs = reptile.inner_step(state, *batch, setup.inner)
+    masks = [torch.from_numpy(np.array(x) > 0).permute(0, 3, 1, 2) for x in forward.activations]
+    crossed = torch.cat([x[(x > 0) != mask].abs() for x, mask in zip(inputs, masks, strict=True)])
+    same_side = theirs
+    if len(crossed):
+        sides = iter(masks)
+        with relu(lambda x: torch.where(next(sides), x, torch.zeros_like(x))):
+            same_side = reptile.inner_step(state, *batch, setup.inner)
+    before, after = arrays(start.params), arrays(ours.params)
+    change, wanted = minus(after, before), minus(arrays(same_side.params), before)
+    keep = _with_history(arrays(forward.gradients), same_side)
+    kept, total = (sum(np.sum(x) for x in keep.values()), sum(x.size for x in keep.values()))
+    difference = relative({n: change[n] * keep[n] for n in keep}, {n: wanted[n] * keep[n] for n in keep})
+    moment = 0.0
+    if not setup.inner.sgd:
+        moment = relative(arrays(compiled.second_moment(ours)), arrays(same_side.second_moment))
+    as_it_is = relative(change, minus(arrays(theirs.params), before))
+    distance = float(crossed.max()) if len(crossed) else 0.0
+    return Step(difference, as_it_is, moment, len(crossed), distance, 1 - float(kept / total)), theirs
+
+
+def _with_history(gradients: Arrays, after: reptile.State) -> Arrays:
+    """Marks the weights whose root second moment, bias-corrected, is not rounding beside its layer's gradients."""
+    if not after.second_moment:
+        return {name: np.ones(g.shape, bool) for name, g in gradients.items()}
+    correction = 1 - reptile.BETA2**after.step_count
+    keep = {}
+    for name, moment in arrays(after.second_moment).items():
+        layer = np.sqrt(np.mean(np.square(gradients[name])))
+        keep[name] = np.sqrt(moment / correction) >= NOISE * layer
+    return keep
+
+
+def follow(setup: Setup, meta_iterations: int) -> Iterator[Step]:
+    """Compares every inner step of the reference's first meta-iterations."""
+    state = bridge.to_torch(setup.start)
+    for iteration in range(meta_iterations):
+        tasks = compiled.sample(setup.config, iteration, TRAIN, setup.drawings)
+        start = state
+        for i in range(setup.config.meta_batch):
+            now = reptile.task_start(start, setup.inner)
+            for examples in _mini_batches(tasks, i):
+                step, now = compare(setup, now, examples)
+                yield step
+            if setup.inner.inner_state == "sequential":
+                start = now._replace(params=state.params)
+        state = torch_meta_iteration(setup, state, iteration)
+
+
+def _mini_batches(tasks: Any, i: int) -> list[Examples]:
+    """The mini-batches of one task of a meta-batch; a tail is the last."""
+    task = jax.tree.map(lambda x: x[i], tasks)
+    steps = [Examples(*pair) for pair in zip(*task.batches, strict=True)]
+    return steps + ([task.tail] if task.tail else [])
+
+
+def inner_steps(setup: Setup) -> float:
+    """Worst difference of the inner steps of two meta-iterations."""
+    return max(step.difference for step in follow(setup, 2))
+
+
+def moments(setup: Setup) -> float:
+    """Worst difference of the second moment after the same steps."""
+    return max(step.moment for step in follow(setup, 2))
+
+
+def kinks(setup: Setup) -> float:
+    """Largest input of a ReLU that is on in one framework and off in the other, over the same steps."""
+    return max(step.distance for step in follow(setup, 2))
+
+
+def predictions(setup: Setup) -> float:
+    """Queries that the sides classify differently, both protocols, with the weights the reference adapted."""
+    different, start = 0, bridge.to_torch(setup.start)
+    tasks, _ = compiled.evaluate(setup.config, setup.start, setup.pixels.jax, bridge.POOLS["held_out"], 20)
+    for i, task in enumerate(bridge.eval_tasks(tasks, setup.pixels.torch)):
+        theirs = reptile.evaluate_task(start, *task, setup.inner)
+        adapted = reptile.inner_loop(reptile.task_start(start, setup.inner), task[0], setup.inner)
+        one = jax.tree.map(lambda x, i=i: np.asarray(x)[i], tasks)
+        ours = compiled.predict(setup.spec, bridge.to_jax(adapted, setup.start), one, setup.pixels.jax)
+        for a, b in zip(ours, theirs, strict=True):
+            different += int(np.sum(np.asarray(a) != b.argmax(1).numpy()))
+    return float(different)
