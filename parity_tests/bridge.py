@@ -93,17 +93,17 @@ def load_pixels(name: str, data_dir: str, archives: str, seed: int, validation_c
     """Reads a data set on each side."""
     ours = load_split(name, data_dir, archives, seed, validation_classes)
     theirs = torch_data.load(name, archives, seed, validation_classes)
-    different = sum(_different(getattr(ours, part).images, getattr(theirs, part).numpy()) for part in ours._fields)
+    count = sum(different(getattr(ours, part).images, getattr(theirs, part).numpy()) for part in ours._fields)
     held_out = "validation" if validation_classes else "test"
     sizes = {"train": TRAIN_CLASSES, held_out: HELD_OUT_CLASSES}
     return Pixels(
         jnp.concatenate([getattr(ours, part).images[:size] for part, size in sizes.items()]),
         torch.cat([getattr(theirs, part)[:size] for part, size in sizes.items()]).flatten(0, 1),
-        different,
+        count,
     )
 
 
-def _different(ours: np.ndarray, theirs: np.ndarray) -> int:
+def different(ours: np.ndarray, theirs: np.ndarray) -> int:
     """Counts the drawings [classes, drawings, 28, 28] that are not equal; all, where the shapes are not."""
     if ours.shape != theirs.shape:
         return max(len(ours), len(theirs)) * ours.shape[1]

@@ -109,7 +109,7 @@ def config_of(case: Case, data: str = "glyphs", archives: str = "", data_dir: st
     config.foml = case.algorithm != "reptile"
     config.foml_tail = 1 if case.algorithm == "foml_tail" else 0
     config.meta_batch = 2
-    config.meta_iters = 32  # a power of two: every step size is a float32, which is what the JAX program computes it in
+    config.meta_iters = 64  # a power of two: every step size is a float32, which is what the JAX program computes it in
     config.meta_step, config.meta_step_final = 1.0, 0.0
     config.eval_iters = 5
     return config

@@ -44,6 +44,7 @@ RUNGS = [
     Rung("gradients", "float32", 4e-5, SUMMATION, measures.gradients),
     Rung("inner steps", "float32", 5e-5, "the gradients'; Optax takes 1 - 0.999^t in float32", trajectory.inner_steps),
     Rung("second moments", "float32", 2e-4, "squares of gradients; the largest weigh most", trajectory.moments),
-    Rung("ReLUs on one side", "float32", 3e-5, "their inputs are zero but for rounding", trajectory.kinks),
+    Rung("ReLUs on one side", "float32", 5e-6, "their inputs are zero but for rounding", trajectory.kinks),
     Rung("predictions", "float32", 0, "labels are whole numbers; the same adapted weights", trajectory.predictions),
 ]
+TOLERANCE = {(rung.name, rung.precision): rung.tolerance for rung in RUNGS}

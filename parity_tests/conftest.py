@@ -1,0 +1,39 @@
+"""Real data where there is some, and the list of cases at the end of the output."""
+
+import os
+from functools import cache
+
+import pytest
+
+from parity_tests.cases import BASE, CASES, SGD, TRAINED
+from reptile_torch_ref import data as torch_data
+
+ARCHIVES = os.environ.get("REPTILE_OMNIGLOT", "")
+REAL = pytest.mark.skipif(
+    not ARCHIVES, reason="REPTILE_OMNIGLOT=DIR, the folder of Omniglot's two archives, is not set"
+)
+DATA_SETS = ["glyphs", pytest.param("omniglot", marks=REAL)]
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """Where JAX's side keeps its prepared copy of Omniglot; PyTorch's side reads the archives once, half a minute."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_data, "load_omniglot", cache(torch_data.load_omniglot))
+        yield str(tmp_path_factory.mktemp("omniglot"))
+
+
+@pytest.fixture(scope="session", params=DATA_SETS)
+def data_fields(request, prepared):
+    """The fields of a data set, for `cases.config_of`."""
+    if request.param == "glyphs":
+        return {"data": "glyphs"}
+    return {"data": "omniglot", "archives": ARCHIVES, "data_dir": prepared}
+
+
+def pytest_terminal_summary(terminalreporter):
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    if any(report.nodeid.startswith("parity_tests/ladder_test.py") for report in reports):
+        terminalreporter.write_line("parity: every pair of values occurs in one of these cases")
+        for case in [BASE, TRAINED, SGD, *CASES]:
+            terminalreporter.write_line(f"  {case}")
