@@ -17,7 +17,9 @@ from reptile_jax.interrupt import Interrupted
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config, a file of configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config name>.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train and then evaluate, or evaluate only.")
+MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "eval", "parity"], "Train and then evaluate, evaluate only, or compare with PyTorch."
+)
 PRETRAINED = flags.DEFINE_string("pretrained", None, "Workdir or checkpoint with the weights to start from.")
 
 
@@ -25,6 +27,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags; one that cannot be is one line, a misspelt field with the name that was meant."""
     try:
         rest = flags.FLAGS(argv)
+        if MODE.value == "parity" and not flags.FLAGS["config"].present:
+            rest = flags.FLAGS([*argv, f"--config={Path(__file__).parent / 'configs' / 'quickstart.py'}"])
     except (flags.Error, AttributeError, TypeError, ValueError) as error:
         message: Any = error
         while isinstance(message, BaseException):  # ml_collections wraps one error in another
@@ -47,6 +51,8 @@ def main(_: list[str]) -> None:
     workdir = Path(WORKDIR.value or Path("runs") / Path(flags.FLAGS["config"].config_filename).stem)
     run = train.train_and_evaluate if MODE.value == "train" else train.evaluate_only
     try:
+        if MODE.value == "parity":
+            sys.exit(parity(workdir))
         run(CONFIG.value, workdir, Path(PRETRAINED.value) if PRETRAINED.value else None)
     except (ConfigError, DataError, CheckpointError, train.TrainingError) as error:
         sys.exit(f"error: {error}")
@@ -56,6 +62,15 @@ def main(_: list[str]) -> None:
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the newest checkpoint", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+
+
+def parity(workdir: Path) -> int:
+    """Compares JAX with the PyTorch reference on this machine; returns the exit status."""
+    try:
+        from parity_tests import report
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: --mode=parity needs {error.name}: pip install -e '.[torch]'")
+    return 0 if report.run(CONFIG.value, workdir) else 1
 
 
 if __name__ == "__main__":

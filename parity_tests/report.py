@@ -1,0 +1,78 @@
+"""`main.py --mode=parity`: the ladder as a table, on this machine and its device."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import torch
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from parity_tests import bridge
+from parity_tests.ladder import RUNGS
+from parity_tests.measures import precision
+from reptile_jax.config import ConfigError, validate
+
+ROW = "{:<20} {:<9} {:>9} {:>16}  {}"
+
+
+def run(config: ConfigDict, workdir: Path) -> bool:
+    """Climbs the ladder in the setting of a config, prints a row per rung, and writes parity.json in the workdir.
+
+    The run is made small: at most two tasks of four inner steps, five in evaluation, and the step size from 1 to 0 in
+    64 meta-iterations, powers of two that float32 holds exactly, for the JAX program computes it in that. Predictions
+    are compared and no accuracy is measured, so `data.validation_classes` is not regarded.
+
+    Args:
+      config: a run's config.
+      workdir: where parity.json goes.
+
+    Returns:
+      Whether no rung failed. In float64, rungs are not run where the device has none.
+
+    Raises:
+      ConfigError: an impossible config, or more classes than are compared.
+      DataError: the data is missing or damaged.
+    """
+    validate(config)
+    if config.classes > bridge.HELD_OUT_CLASSES:
+        raise ConfigError(f"classes={config.classes}: parity compares at most {bridge.HELD_OUT_CLASSES}")
+    config = _small(config)
+    device = jax.devices()[0]
+    float64 = device.platform != "tpu"
+    print(f"JAX {jax.__version__} on {device.device_kind}, PyTorch {torch.__version__} on the CPU, {config.data.name}")
+    print(ROW.format("rung", "precision", "tolerance", "worst difference", "verdict"))
+    rows = []
+    for rung in tqdm(RUNGS, desc="parity", leave=False):
+        difference, verdict = None, "not run"
+        if float64 or rung.precision == "float32":
+            with precision(rung.precision):
+                difference = rung.measure(bridge.setup(config, jnp.dtype(rung.precision)))
+            verdict = "agrees" if difference <= rung.tolerance else "FAILS"
+        shown = "-" if difference is None else f"{difference:.1e}"
+        tqdm.write(ROW.format(rung.name, rung.precision, f"{rung.tolerance:g}", shown, verdict))
+        row = rung._asdict() | {"difference": difference, "verdict": verdict}
+        rows.append({name: value for name, value in row.items() if name != "measure"})
+    workdir.mkdir(parents=True, exist_ok=True)
+    versions = {"jax": jax.__version__, "torch": torch.__version__}
+    results = {
+        "device": device.device_kind,
+        "versions": versions,
+        "config": json.loads(config.to_json()),
+        "rungs": rows,
+    }
+    (workdir / "parity.json").write_text(json.dumps(results, indent=2) + "\n")
+    return all(row["verdict"] != "FAILS" for row in rows)
+
+
+def _small(config: ConfigDict) -> ConfigDict:
+    """Returns the config, with sizes that an ordinary machine computes in minutes."""
+    small = config.copy_and_resolve_references()
+    with small.unlocked():
+        small.data.validation_classes = 0
+        small.meta_batch = min(config.meta_batch, 2)
+        small.inner_iters = min(max(config.inner_iters, 2), 4)  # 2: a step before first-order MAML's tail
+        small.eval_iters = min(config.eval_iters, 5)
+        small.meta_iters, small.meta_step, small.meta_step_final = 64, 1.0, 0.0
+    return small
