@@ -2,7 +2,8 @@
 
     python main.py --config=configs/quickstart.py
 
-TODO
+600 meta-iterations reach 73.3 ± 2.8 % on synthetic test characters (transductive, 200 tasks), in 3 minutes on two CPU
+cores with the making of the environment (`time make quickstart`).
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +15,7 @@ def get_config() -> ConfigDict:
     """Returns the config of the run."""
     config = omniglot_1shot_5way_transductive.get_config()
     config.data.name = "glyphs"
-    config.meta_iters = 1000
+    config.meta_iters = 600
     config.eval_samples = 200
     config.eval_shots = (1,)
     config.checkpoint_interval = 200
