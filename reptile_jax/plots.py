@@ -31,7 +31,13 @@ def learning_curve(rows: list[dict[str, Any]], held_out: str, label: str, path: 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for name, colour in (("train", TRAIN_COLOUR), (held_out, HELD_OUT_COLOUR)):
         values = smoothed(np.array([row[f"{name}_accuracy"] for row in rows]), CURVE_WINDOW)
-        axes.plot(steps[start:], values[start:], color=colour, linewidth=1.6, label=f"{name} characters, last {values[-1]:.1%}")
+        axes.plot(
+            steps[start:],
+            values[start:],
+            color=colour,
+            linewidth=1.6,
+            label=f"{name} characters, last {values[-1]:.1%}",
+        )
     axes.set(xlabel="meta-iterations", ylabel="accuracy", title=f"{label}: mean of the last {CURVE_WINDOW} tasks")
     axes.set_ylim(top=1)
     axes.grid(alpha=0.3)

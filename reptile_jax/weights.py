@@ -27,8 +27,8 @@ def save(path: str | Path, state: MetaState) -> None:
     The meta-iteration is not written: a weights file is where a run may start, not a run to resume.
 
     Args:
-      path: the file to write.
-      state: a state, its inner optimiser SGD or Adam.
+        path: the file to write.
+        state: a state, its inner optimiser SGD or Adam.
     """
     tensors = _tensors(state)
     save_file({key: np.asarray(tensor, order="C") for key, tensor in tensors.items()}, path)
@@ -38,15 +38,15 @@ def load(path: str | Path, like: MetaState) -> MetaState:
     """Reads a weights file into a state of the structure and shapes of `like`, in the dtype of the file.
 
     Args:
-      path: the file to read.
-      like: a state of the run the weights are for, such as its initial one; its values are not used, save its
-        meta-iteration, which the state returned has too.
+        path: the file to read.
+        like: a state of the run the weights are for, such as its initial one; its values are not used, save its
+            meta-iteration, which the state returned has too.
 
     Returns:
-      The state.
+        The state.
 
     Raises:
-      WeightsError: there is no such file, it is no safetensors file, or its keys, shapes or dtypes do not fit.
+        WeightsError: there is no such file, it is no safetensors file, or its keys, shapes or dtypes do not fit.
     """
     try:
         tensors = load_file(path)
