@@ -44,9 +44,9 @@ class Setup(NamedTuple):
     """One configuration as both sides see it.
 
     Attributes:
-      config: fields of the run.
-      pixels: of each side.
-      start: the state to begin with, its dtype that of the computation.
+        config: fields of the run.
+        pixels: of each side.
+        start: the state to begin with, its dtype that of the computation.
     """
 
     config: ConfigDict

@@ -21,14 +21,14 @@ class Case(NamedTuple):
     """One setting of everything the meta-delta depends on.
 
     Attributes:
-      algorithm: "reptile", "foml" (first-order MAML) or "foml_tail" (with a tail of one drawing per class).
-      optimizer: "adam" or "sgd".
-      batches: "cycling", or "replacement".
-      ways: classes of a task.
-      weight_decay: factor before each inner step; 1 is off.
-      inner_state: how Adam's second moment and step count pass on.
-      weights: "initial", or "trained" for a while by the JAX program.
-      seed: of the weights, the split and the episodes.
+        algorithm: "reptile", "foml" (first-order MAML) or "foml_tail" (with a tail of one drawing per class).
+        optimizer: "adam" or "sgd".
+        batches: "cycling", or "replacement".
+        ways: classes of a task.
+        weight_decay: factor before each inner step; 1 is off.
+        inner_state: how Adam's second moment and step count pass on.
+        weights: "initial", or "trained" for a while by the JAX program.
+        seed: of the weights, the split and the episodes.
     """
 
     algorithm: str

@@ -11,11 +11,11 @@ class Rung(NamedTuple):
     """One comparison.
 
     Attributes:
-      name: what is compared.
-      precision: "float64" or "float32".
-      tolerance: the largest difference that passes.
-      reason: why that much, and not less.
-      measure: the difference, in the setup of that precision.
+        name: what is compared.
+        precision: "float64" or "float32".
+        tolerance: the largest difference that passes.
+        reason: why that much, and not less.
+        measure: the difference, in the setup of that precision.
     """
 
     name: str
@@ -45,6 +45,7 @@ RUNGS = [
     Rung("inner steps", "float32", 5e-5, "the gradients'; Optax takes 1 - 0.999^t in float32", trajectory.inner_steps),
     Rung("second moments", "float32", 2e-4, "squares of gradients; the largest weigh most", trajectory.moments),
     Rung("ReLUs on one side", "float32", 5e-6, "their inputs are zero but for rounding", trajectory.kinks),
+    Rung("weights left out", "float32", 0.01, "those whose gradients are rounding", trajectory.left_out),
     Rung("predictions", "float32", 0, "labels are whole numbers; the same adapted weights", trajectory.predictions),
 ]
 TOLERANCE = {(rung.name, rung.precision): rung.tolerance for rung in RUNGS}

@@ -25,15 +25,15 @@ def run(config: ConfigDict, workdir: Path) -> bool:
     are compared and no accuracy is measured, so `data.validation_classes` is not regarded.
 
     Args:
-      config: a run's config.
-      workdir: where parity.json goes.
+        config: a run's config.
+        workdir: where parity.json goes.
 
     Returns:
-      Whether no rung failed. In float64, rungs are not run where the device has none.
+        Whether no rung failed. In float64, rungs are not run where the device has none.
 
     Raises:
-      ConfigError: an impossible config, or more classes than are compared.
-      DataError: the data is missing or damaged.
+        ConfigError: an impossible config, or more classes than are compared.
+        DataError: the data is missing or damaged.
     """
     validate(config)
     if config.classes > bridge.HELD_OUT_CLASSES:
@@ -44,7 +44,7 @@ def run(config: ConfigDict, workdir: Path) -> bool:
     print(f"JAX {jax.__version__} on {device.device_kind}, PyTorch {torch.__version__} on the CPU, {config.data.name}")
     print(ROW.format("rung", "precision", "tolerance", "worst difference", "verdict"))
     rows = []
-    for rung in tqdm(RUNGS, desc="parity", leave=False):
+    for rung in tqdm(RUNGS, desc="parity", leave=False, disable=None):
         difference, verdict = None, "not run"
         if float64 or rung.precision == "float32":
             with precision(rung.precision):

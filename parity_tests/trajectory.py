@@ -32,12 +32,12 @@ class Step(NamedTuple):
     """How one inner step of the two sides compares.
 
     Attributes:
-      difference: relative L2 difference of the weights' change.
-      as_it_is: the same, with no regard to kinks and to weights without history.
-      moment: relative L2 difference of the second moment.
-      kinks: ReLUs on in one framework and off in the other.
-      distance: the largest input of those ReLUs, in the reference; batch norm makes inputs of size 1.
-      left_out: share of the weights left out.
+        difference: relative L2 difference of the weights' change.
+        as_it_is: the same, with no regard to kinks and to weights without history.
+        moment: relative L2 difference of the second moment.
+        kinks: ReLUs on in one framework and off in the other.
+        distance: the largest input of those ReLUs, in the reference; batch norm makes inputs of size 1.
+        left_out: share of the weights left out.
     """
 
     difference: float
@@ -140,6 +140,11 @@ def moments(setup: Setup) -> float:
 def kinks(setup: Setup) -> float:
     """Largest input of a ReLU that is on in one framework and off in the other, over the same steps."""
     return max(step.distance for step in follow(setup, 2))
+
+
+def left_out(setup: Setup) -> float:
+    """Largest share of the weights that a step leaves out, over the same steps."""
+    return max(step.left_out for step in follow(setup, 2))
 
 
 def predictions(setup: Setup) -> float:
