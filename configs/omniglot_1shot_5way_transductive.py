@@ -3,7 +3,7 @@
     python main.py --config=configs/omniglot_1shot_5way_transductive.py
 
 Published accuracy on test characters: 97.68 % (paper, table 2).
-Trains as configs/omniglot_1shot_5way.py does.
+Trains as configs/omniglot_1shot_5way.py does, and takes as long.
 """
 
 from ml_collections import ConfigDict

@@ -4,10 +4,13 @@ import os
 from functools import cache
 
 import pytest
+import torch
 
 from parity_tests.cases import BASE, CASES, SGD, TRAINED
 from reptile_torch_ref import data as torch_data
 
+# PyTorch's threads wait for each other actively: beside any other work on the machine two are slower than one.
+torch.set_num_threads(1)
 ARCHIVES = os.environ.get("REPTILE_OMNIGLOT", "")
 REAL = pytest.mark.skipif(
     not ARCHIVES, reason="REPTILE_OMNIGLOT=DIR, the folder of Omniglot's two archives, is not set"

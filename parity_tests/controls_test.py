@@ -168,7 +168,7 @@ CONTROLS = [
     Control(swapped_batch, BASE, "task delta"),
     Control(last_gradient_for_whole_delta, BASE, "task delta"),
     Control(sequential_for_averaged, BASE, "meta-delta"),
-    Control(reset_second_moment, TRAINED, "meta-delta"),
+    Control(reset_second_moment, TRAINED, "task delta"),
     Control(constant_step_size, BASE, "20 meta-iterations"),
     Control(running_averages, TRAINED, "predictions", "predictions"),
     Control(query_without_support, TRAINED, "predictions", "predictions"),
