@@ -11,6 +11,7 @@ def get_config() -> ConfigDict:
     """Returns the defaults of every field."""
     config = ConfigDict()
     config.seed = 0  # initial weights, split of the characters, training episodes
+    config.num_seeds = 1  # independent runs in one program, their seeds counted up from `seed`
 
     # Data.
     config.data = ConfigDict()
@@ -55,4 +56,9 @@ def get_config() -> ConfigDict:
 
     # Checkpoints.
     config.checkpoint_interval = 1000  # meta-iterations between checkpoints
+
+    # How it is computed; the results differ by rounding alone.
+    # Tasks (and seeds) of a device: "all" together, "one" after the other, or "auto": one on a CPU, else all.
+    config.tasks_at_once = "auto"
+    config.convolution = "matmul"  # "matmul", as one matrix product; "lax", XLA's own convolution
     return config

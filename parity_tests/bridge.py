@@ -85,7 +85,7 @@ def setup(config: ConfigDict, dtype: jnp.dtype, start: MetaState | None = None) 
     """Returns a configuration's data and initial state, or `start` in place of the latter."""
     data = config.data
     pixels = load_pixels(data.name, data.dir, data.archives, config.seed, data.validation_classes)
-    return Setup(config, pixels, initial_state(config, dtype) if start is None else start)
+    return Setup(config, pixels, initial_state(config, config.seed, dtype) if start is None else start)
 
 
 @cache

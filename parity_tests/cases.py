@@ -122,7 +122,7 @@ def setup_of(case: Case, dtype: str, **data: str) -> bridge.Setup:
         return bridge.setup(config, jnp.dtype(dtype))
     start = trained(case.ways)
     if config.sgd or config.inner_state == "reset":  # the weights alone
-        empty = jax.eval_shape(lambda: initial_state(config, jnp.dtype(dtype))).opt_state
+        empty = jax.eval_shape(lambda: initial_state(config, config.seed, jnp.dtype(dtype))).opt_state
         start = start._replace(opt_state=jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), empty))
     as_dtype = jax.tree.map(lambda x: jnp.asarray(x, dtype if x.dtype == np.float32 else x.dtype), start)
     return bridge.setup(config, jnp.dtype(dtype), as_dtype._replace(iteration=jnp.zeros((), jnp.int32)))

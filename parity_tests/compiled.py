@@ -15,6 +15,7 @@ import optax
 from jax import random
 from ml_collections import ConfigDict
 
+from reptile_jax.devices import mesh_of
 from reptile_jax.episodes import EvalTask, Examples, Pool, TrainTask
 from reptile_jax.evaluate import Predictions, predict_queries
 from reptile_jax.inner_loop import InnerLoop, OptState, Params, images_of, inner_loop, inner_optimizer, inner_step
@@ -66,8 +67,9 @@ def norm(x: jax.Array, scale: jax.Array, bias: jax.Array, grad: jax.Array) -> tu
 
 @partial(jax.jit, static_argnums=0)
 def _forward(classes: int, weight_decay: jax.Array, params: Params, examples: Examples, data: jax.Array) -> Forward:
-    apply = OmniglotClassifier(classes).apply
-    images = images_of(data.reshape(-1, *data.shape[2:]), examples.rows, weight_decay.dtype)
+    loop = Spec(classes, True, 0.0, False, "").loop(weight_decay, data)
+    apply = loop.apply
+    images = images_of(loop, examples.rows, weight_decay.dtype)
     params = jax.tree.map(lambda p: p * weight_decay, params)
     logits, captured = apply(params, images, capture_intermediates=True, mutable=["intermediates"])
     loss, gradients = jax.value_and_grad(partial(loss_of, apply))(params, images, examples.labels)
@@ -149,7 +151,8 @@ def _sampler(fields: str, drawings: int) -> Callable[[int, int, Pool], TrainTask
 
     @jax.jit
     def sampler(seed: jax.Array, iteration: jax.Array, pool: Pool) -> TrainTask:
-        return sample_meta_batch(ConfigDict({**json.loads(fields), "seed": seed}), iteration, pool, drawings)
+        config = ConfigDict(json.loads(fields))
+        return sample_meta_batch(config, seed, iteration, pool, drawings, jnp.arange(config.meta_batch))
 
     return sampler
 
@@ -164,19 +167,22 @@ def sample(config: ConfigDict, iteration: int, pool: Pool, drawings: int) -> Tra
 
 @cache
 def _train_program(fields: str) -> Callable[..., Any]:
-    return train_program(ConfigDict(json.loads(fields)))
+    config = ConfigDict(json.loads(fields))
+    return train_program(config, mesh_of(config))
 
 
 def train(config: ConfigDict, state: MetaState, data: jax.Array, pool: Pool, count: int) -> MetaState:
     """Runs `count` meta-iterations of the training program; the state given stays as it is."""
-    copy = jax.tree.map(jnp.array, state)  # the program takes the memory of the one it is given
-    return _train_program(config.to_json(sort_keys=True))(copy, data, pool, count)[0]
+    states = jax.tree.map(lambda x: jnp.array(x)[None], state)  # the program takes the memory of what it is given
+    seeds = np.array([config.seed], np.int32)
+    states, _ = _train_program(config.to_json(sort_keys=True))(states, seeds, data, pool, count)
+    return jax.tree.map(lambda x: x[0], states)
 
 
 @cache
 def _eval_program(fields: str) -> Callable[..., Any]:
     config = ConfigDict(json.loads(fields))
-    return eval_program(config, config.shots)
+    return eval_program(config, mesh_of(config), config.shots)
 
 
 def evaluate(
@@ -185,4 +191,6 @@ def evaluate(
     """Runs the evaluation program on `tasks` few-shot tasks of its own sampling: arrays [tasks, ...]."""
     keys = jax.vmap(random.key)(np.arange(tasks, dtype=np.uint32) + np.uint32(config.eval_seed))
     pools = Pool(*(np.full(tasks, x, np.int32) for x in pool))
-    return _eval_program(config.to_json(sort_keys=True))(state, data, pools, keys)
+    states = jax.tree.map(lambda x: x[None], state)
+    result = _eval_program(config.to_json(sort_keys=True))(states, data, pools, random.key_data(keys)[None])
+    return jax.tree.map(lambda x: x[0], result)

@@ -18,7 +18,7 @@ def random_state(dtype, sgd=False):
     """A state in which no two numbers are equal by construction."""
     config = config_of(BASE._replace(optimizer="sgd" if sgd else "adam"))
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: initial_state(config, jnp.dtype(dtype)))
+    shapes = jax.eval_shape(lambda: initial_state(config, config.seed, jnp.dtype(dtype)))
     state = jax.tree.map(lambda x: jnp.asarray(rng.random(x.shape), x.dtype), shapes)
     return state if sgd else state._replace(opt_state=optax.tree.set(state.opt_state, count=jnp.int32(1234)))
 

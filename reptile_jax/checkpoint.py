@@ -1,13 +1,14 @@
 """Checkpoints of a run: the only file that knows Orbax.
 
-A checkpoint holds the whole `MetaState` and the config it was trained with. Orbax writes it beside its final place and
-renames it, so that a checkpoint is whole or is not there.
+A checkpoint holds the whole `MetaState`, with a leading axis [seeds], and the config it was trained with. Orbax writes it
+beside its final place and renames it, so that a checkpoint is whole or is not there.
 """
 
 import json
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
@@ -31,12 +32,15 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False),
         )
 
-    def save(self, state: MetaState, config: ConfigDict) -> None:
-        """Writes a checkpoint, unless this meta-iteration has one, and removes the oldest beyond `KEPT`."""
-        iteration = int(state.iteration)
+    def save(self, states: MetaState, config: ConfigDict) -> None:
+        """Writes a checkpoint, unless this meta-iteration has one, and removes the oldest beyond `KEPT`.
+
+        Of several processes each has to call it, and one writes.
+        """
+        iteration = int(np.asarray(states.iteration)[0])
         if iteration not in self._manager.all_steps():
             saved_config = ocp.args.JsonSave(json.loads(config.to_json()))
-            items = ocp.args.Composite(state=ocp.args.StandardSave(state), config=saved_config)
+            items = ocp.args.Composite(state=ocp.args.StandardSave(states), config=saved_config)
             self._manager.save(iteration, args=items)
 
     def config(self, iteration: int) -> ConfigDict:

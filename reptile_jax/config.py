@@ -7,7 +7,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from reptile_jax.data import DATA_SETS
+from reptile_jax.layers import CONVOLUTIONS
 
+TASKS_AT_ONCE = ("auto", "one", "all")
 INNER_STATES = ("averaged", "sequential", "reset")
 
 # Fields that change neither the weights nor the characters a run is trained on.
@@ -23,6 +25,8 @@ FREE_FIELDS = frozenset(
         "eval_seed",
         "transductive",
         "checkpoint_interval",
+        "tasks_at_once",
+        "convolution",
     }
 )
 
@@ -34,6 +38,11 @@ class ConfigError(ValueError):
 def train_shots(config: ConfigDict) -> int:
     """Drawings per class in training: `train_shots`, or `shots` where that is 0."""
     return config.train_shots or config.shots
+
+
+def seeds_of(config: ConfigDict) -> range:
+    """The seeds of the run: `num_seeds` from `seed` on."""
+    return range(config.seed, config.seed + config.num_seeds)
 
 
 def eval_shots(config: ConfigDict) -> list[int]:
@@ -77,6 +86,7 @@ _SWITCH = (lambda x: isinstance(x, bool)), "true or false"
 _TEXT = (lambda x: isinstance(x, str)), "a text"
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": _whole(0),
+    "num_seeds": _whole(1),
     "data.name": _among(*DATA_SETS),
     "data.dir": _TEXT,
     "data.archives": _TEXT,
@@ -104,6 +114,8 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eval_seed": _whole(0),
     "transductive": _SWITCH,
     "checkpoint_interval": _whole(1),
+    "tasks_at_once": _among(*TASKS_AT_ONCE),
+    "convolution": _among(*CONVOLUTIONS),
 }
 
 
@@ -115,6 +127,8 @@ def _problems(config: ConfigDict) -> Iterator[str]:
             yield f"{name}={value!r} is not possible: give {wanted}"
     if not config.eval_shots or not all(_whole(1)[0](x) for x in config.eval_shots):
         yield f"eval_shots={config.eval_shots!r} is not possible: give shot counts of at least 1, such as (1, 5)"
+    if seeds_of(config)[-1] > 2**31 - 1:
+        yield f"num_seeds={config.num_seeds} from seed={config.seed} on go beyond {2**31 - 1}: give a smaller seed"
 
     data = DATA_SETS[config.data.name]
     held_out = config.data.validation_classes

@@ -35,8 +35,8 @@ def predict_queries(loop: InnerLoop, params: Params, opt_state: OptState, task: 
     """
     phi, _, _ = inner_loop(loop, params, opt_state, task.batches)
     dtype = jax.tree.leaves(params)[0].dtype
-    support = images_of(loop.data, task.support.rows, dtype)  # [classes * shots, 28, 28]
-    queries = images_of(loop.data, task.queries.rows, dtype)  # [classes, 28, 28]
+    support = images_of(loop, task.support.rows, dtype)  # [classes * shots, 28, 28]
+    queries = images_of(loop, task.queries.rows, dtype)  # [classes, 28, 28]
 
     def beside_support(query: jax.Array) -> jax.Array:
         return loop.apply(phi, jnp.concatenate([support, query[None]]))[-1]

@@ -23,12 +23,14 @@ class InnerLoop(NamedTuple):
         optimizer: the inner optimiser.
         weight_decay: factor on every weight before each step; 1 is off.
         data: [characters * drawings, 28, 28] uint8, what the rows of an episode point into.
+        first_row: of the data, from which the rows of an episode count.
     """
 
     apply: ApplyFn
     optimizer: optax.GradientTransformation
     weight_decay: float
     data: jax.Array
+    first_row: jax.Array | int = 0
 
 
 def inner_optimizer(learning_rate: float, sgd: bool) -> optax.GradientTransformation:
@@ -46,9 +48,9 @@ def inner_optimizer(learning_rate: float, sgd: bool) -> optax.GradientTransforma
     )
 
 
-def images_of(data: jax.Array, rows: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def images_of(loop: InnerLoop, rows: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Gathers drawings as numbers: rows [...] -> [..., 28, 28], ink 0 and paper 1."""
-    return data[rows].astype(dtype)
+    return loop.data[rows + loop.first_row].astype(dtype)
 
 
 def summed_loss(apply: ApplyFn, params: Params, images: jax.Array, labels: jax.Array) -> jax.Array:
@@ -82,7 +84,7 @@ def inner_step(
     """
     dtype = jax.tree.leaves(params)[0].dtype
     params = jax.tree.map(lambda p: p * loop.weight_decay, params)
-    images = images_of(loop.data, batch.rows, dtype)
+    images = images_of(loop, batch.rows, dtype)
     loss, grads = jax.value_and_grad(lambda p: summed_loss(loop.apply, p, images, batch.labels))(params)
     with jax.numpy_dtype_promotion("standard"):  # Optax raises a float to an integer power
         updates, opt_state = loop.optimizer.update(grads, opt_state, params)

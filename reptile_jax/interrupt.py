@@ -20,19 +20,22 @@ class Interrupted(Exception):
 
 
 class Stop:
-    """Whether a signal has asked the run to stop."""
+    """Whether a signal has asked the run to stop.
+
+    Attributes:
+        number: the signal's, 0 while none has come.
+    """
 
     def __init__(self) -> None:
         """No signal has come yet."""
-        self.number: int | None = None
+        self.number = 0
 
     def __bool__(self) -> bool:
         """True once a signal has come."""
-        return self.number is not None
+        return self.number != 0
 
     def now(self, message: str) -> NoReturn:
         """Ends the run with the signal that has come."""
-        assert self.number is not None
         raise Interrupted(message, self.number)
 
 

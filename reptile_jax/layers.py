@@ -6,11 +6,13 @@ product; the gradients of both layers are written out, because the transposes th
 slices and of the batch statistics cost more than the products themselves.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 NORM_EPSILON = 1e-3  # added to the variance (TensorFlow's default; PyTorch's and Flax's is 1e-5)
 
@@ -43,13 +45,13 @@ def _interleave(taps: jax.Array, axis: int, size: int) -> jax.Array:
         size: positions of the input, without padding.
     """
     first, second, third = taps
-    zero = jnp.zeros_like(jax.lax.slice_in_dim(first, 0, 1, axis=axis))
+    zero = jnp.zeros_like(lax.slice_in_dim(first, 0, 1, axis=axis))
     even = jnp.concatenate([first, zero], axis) + jnp.concatenate([zero, third], axis)  # m = 0..outputs
     odd = jnp.concatenate([second, zero], axis)
     both = jnp.stack([even, odd], axis + 1)
     both = both.reshape(*even.shape[:axis], 2 * even.shape[axis], *even.shape[axis + 1 :])
     start = _padding(size)[0]
-    return jax.lax.slice_in_dim(both, start, start + size, axis=axis)
+    return lax.slice_in_dim(both, start, start + size, axis=axis)
 
 
 @jax.custom_vjp
@@ -87,6 +89,17 @@ def _conv_backward(residuals: Any, grad: jax.Array) -> tuple[jax.Array, jax.Arra
 conv3x3_stride2.defvjp(_conv_forward, _conv_backward)
 
 
+def lax_conv3x3_stride2(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The same as `conv3x3_stride2`, by XLA's own convolution."""
+    return lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+CONVOLUTIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "matmul": conv3x3_stride2,
+    "lax": lax_conv3x3_stride2,
+}
+
+
 @jax.custom_vjp
 def batch_norm_relu(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     """Normalises every channel by the batch's own mean and variance, scales, shifts, and applies ReLU.
@@ -107,7 +120,7 @@ def _norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.
     scale, bias = scale.reshape(1, 1, 1, -1), bias.reshape(1, 1, 1, -1)
     centred = x - jnp.mean(x, axis=(0, 1, 2), keepdims=True)
     variance = jnp.mean(jnp.square(centred), axis=(0, 1, 2), keepdims=True)
-    inverse = jax.lax.rsqrt(variance + NORM_EPSILON)
+    inverse = lax.rsqrt(variance + NORM_EPSILON)
     normal = centred * inverse
     return jax.nn.relu(normal * scale + bias), (normal, inverse, scale, bias)
 
@@ -126,21 +139,24 @@ batch_norm_relu.defvjp(_norm_forward, _norm_backward)
 
 
 class Conv3x3Stride2(nn.Module):
-    """`conv3x3_stride2` with a trained Glorot-uniform kernel and no bias.
+    """Convolution as `conv3x3_stride2`, with a trained Glorot-uniform kernel and no bias.
 
     The released network has one, but a bias in front of batch norm changes no output and has a gradient of zero.
 
     Attributes:
         features: output channels.
+        convolution: how it is computed, a key of `CONVOLUTIONS`.
     """
 
     features: int
+    convolution: str = "matmul"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[batch, height, width, channels] -> [batch, ceil(height/2), ceil(width/2), features]."""
         shape = (3, 3, x.shape[-1], self.features)
-        return conv3x3_stride2(x, self.param("kernel", nn.initializers.glorot_uniform(), shape, x.dtype))
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape, x.dtype)
+        return CONVOLUTIONS[self.convolution](x, kernel)
 
 
 class BatchNormRelu(nn.Module):

@@ -3,11 +3,15 @@
 import json
 import os
 
+import numpy as np
 import pytest
 
 from configs import quickstart
-from reptile_jax import program_test, train
-from reptile_jax.programs import eval_program, initial_state, train_program
+from reptile_jax import program_test
+from reptile_jax.classes import load_data
+from reptile_jax.devices import mesh_of, put
+from reptile_jax.measure import measure
+from reptile_jax.programs import eval_program, initial_states, train_program
 
 ARCHIVES = os.environ.get("REPTILE_OMNIGLOT")
 
@@ -15,12 +19,14 @@ ARCHIVES = os.environ.get("REPTILE_OMNIGLOT")
 def test_a_trained_initialisation_beats_an_untrained_one_on_glyphs():
     config = quickstart.get_config()
     config.meta_iters, config.eval_samples = 300, 1000
-    data, program = train.load_data(config), eval_program(config, 1)
-    untrained = train.measure(config, program, data, "test", 1, initial_state(config))
-    state, _ = train_program(config)(initial_state(config), data.images, data.pools["train"], config.meta_iters)
-    trained = train.measure(config, program, data, "test", 1, state)
+    mesh = mesh_of(config)
+    data, program, states = load_data(config, mesh), eval_program(config, mesh, 1), put(mesh, initial_states(config))
+    untrained = measure(config, program, data, "test", 1, states, mesh)
+    seeds = np.zeros(1, np.int32)
+    states, _ = train_program(config, mesh)(states, seeds, data.images, data.pools["train"], config.meta_iters)
+    trained = measure(config, program, data, "test", 1, states, mesh)
     for protocol in ("transductive", "inductive"):
-        assert trained[protocol].accuracy > untrained[protocol].accuracy + 0.15, (protocol, trained, untrained)
+        assert trained[protocol][0].accuracy > untrained[protocol][0].accuracy + 0.15, (protocol, trained, untrained)
 
 
 @pytest.mark.skipif(not ARCHIVES, reason="real Omniglot: REPTILE_OMNIGLOT=DIR names the folder of its archives")

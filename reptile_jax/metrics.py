@@ -12,6 +12,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tqdm import tqdm
 
+from reptile_jax.devices import is_main
+
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Reads a `metrics.jsonl`; no file is no rows."""
@@ -21,7 +23,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 class MetricsWriter:
-    """Appends rows to `metrics.jsonl` and to TensorBoard event files in a workdir.
+    """Appends rows to `metrics.jsonl` and to TensorBoard event files in a workdir; of several processes one does.
 
     Attributes:
         rows: every row of the run so far, those of earlier parts included.
@@ -29,6 +31,9 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, iteration: int) -> None:
         """Opens the files for a run that stands at `iteration`, and drops what an interrupted run wrote beyond it."""
+        self.rows: list[dict[str, Any]] = []
+        if not is_main():
+            return
         path = workdir / "metrics.jsonl"
         self.rows = [row for row in read_rows(path) if row["step"] <= iteration]
         whole = path.with_suffix(".tmp")
@@ -44,25 +49,38 @@ class MetricsWriter:
         """Appends one row: `step` and the values."""
         row = {"step": step, **values}
         self.rows.append(row)
+        if not is_main():
+            return
         self._file.write(json.dumps(row) + "\n")
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
         self._events.add_event(Event(wall_time=time.time(), step=step, summary=summary))
 
     def flush(self) -> None:
         """Hands everything written so far to the operating system."""
-        self._file.flush()
-        self._events.flush()
+        if is_main():
+            self._file.flush()
+            self._events.flush()
 
     def close(self) -> None:
         """Flushes and closes the files."""
-        self._file.close()
-        self._events.close()
+        if is_main():
+            self._file.close()
+            self._events.close()
 
 
 def progress_bar(name: str, total: int, unit: str, done: int = 0) -> tqdm:
     """Returns a bar with rate and time left on the standard error; into a file it writes twice a minute."""
     interval = 0.2 if sys.stderr.isatty() else 30
-    return tqdm(total=total, initial=done, unit=unit, desc=name, dynamic_ncols=True, mininterval=interval, miniters=1)
+    return tqdm(
+        total=total,
+        initial=done,
+        unit=unit,
+        desc=name,
+        dynamic_ncols=True,
+        mininterval=interval,
+        miniters=1,
+        disable=not is_main(),
+    )
 
 
 def smoothed(values: np.ndarray, window: int) -> np.ndarray:

@@ -11,9 +11,11 @@ class OmniglotClassifier(nn.Module):
 
     Attributes:
         classes: number of outputs.
+        convolution: how the convolutions are computed, a key of `layers.CONVOLUTIONS`.
     """
 
     classes: int
+    convolution: str = "matmul"
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -28,7 +30,7 @@ class OmniglotClassifier(nn.Module):
         """
         x = images[..., None]
         for i in range(4):
-            x = Conv3x3Stride2(64, name=f"conv_{i}")(x)
+            x = Conv3x3Stride2(64, self.convolution, name=f"conv_{i}")(x)
             x = BatchNormRelu(name=f"norm_{i}")(x)
         x = x.reshape(x.shape[0], -1)  # [batch, 2 * 2 * 64], height, width, channels
         dense = nn.Dense(

@@ -3,6 +3,10 @@
 Every random choice is a function of a seed and a count: the initial weights of `seed`, the tasks of a meta-iteration of
 (`seed`, meta-iteration, task), the tasks of an evaluation of (`eval_seed`, set of classes, shots, task). Nothing of it
 is state, so a resumed run goes on as if it had never stopped.
+
+A run of several seeds is several runs in one program: every array has a leading axis [seeds], and so it has where there
+is one. On a mesh of devices [seeds, tasks], a row of devices has its share of the seeds, and each device of the row its
+share of their tasks, filled up where they do not divide.
 """
 
 from collections.abc import Callable
@@ -11,21 +15,27 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax, random
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from reptile_jax.config import train_shots
+from reptile_jax.config import seeds_of, train_shots
+from reptile_jax.devices import SEEDS, TASKS, at_once, each
 from reptile_jax.episodes import EvalTask, Pool, TrainTask, sample_eval_task, sample_train_task
 from reptile_jax.evaluate import Predictions, predict_queries
 from reptile_jax.inner_loop import InnerLoop, inner_optimizer
 from reptile_jax.model import OmniglotClassifier
-from reptile_jax.reptile import MetaMetrics, MetaState, meta_step_size, meta_update
+from reptile_jax.reptile import MetaMetrics, MetaState, Spread, meta_step_size, meta_update
+
+Array = jax.Array | np.ndarray
 
 INITIAL_WEIGHTS, TRAINING_TASKS, CURVE_TASKS = range(3)  # random streams of a run's seed
 
 
 class Progress(NamedTuple):
-    """What a dispatch of meta-iterations reports.
+    """What a dispatch of meta-iterations reports, for each seed.
 
     Attributes:
         last: metrics of its last meta-iteration.
@@ -36,34 +46,52 @@ class Progress(NamedTuple):
     bad_iteration: jax.Array
 
 
-def stream(seed: int, name: int) -> jax.Array:
+def stream(seed: jax.Array | int, name: int) -> jax.Array:
     """Returns the key of one of the random streams of a seed."""
     return random.fold_in(random.key(seed), name)
 
 
-def inner_loop_of(config: ConfigDict, data: jax.Array) -> InnerLoop:
-    """Returns what every inner loop of a run shares.
+def network_of(config: ConfigDict) -> OmniglotClassifier:
+    """Returns the network of a run."""
+    return OmniglotClassifier(config.classes, config.convolution)
+
+
+def inner_loop_of(config: ConfigDict, data: jax.Array, first_class: jax.Array | int = 0) -> InnerLoop:
+    """Returns what every inner loop of a seed shares.
 
     Args:
-        config: classes, learning_rate, sgd and weight_decay are used.
-        data: [characters, drawings, 28, 28] uint8.
+        config: classes, convolution, learning_rate, sgd and weight_decay are used.
+        data: [classes, drawings, 28, 28] uint8.
+        first_class: where the seed's classes begin in it.
     """
-    network = OmniglotClassifier(config.classes)
     optimizer = inner_optimizer(config.learning_rate, config.sgd)
-    return InnerLoop(network.apply, optimizer, config.weight_decay, data.reshape(-1, *data.shape[2:]))
+    rows = data.reshape(-1, *data.shape[2:])
+    return InnerLoop(network_of(config).apply, optimizer, config.weight_decay, rows, first_class * data.shape[1])
 
 
-def initial_state(config: ConfigDict, dtype: jnp.dtype = jnp.float32) -> MetaState:
-    """Returns the state at meta-iteration 0, its weights drawn from the seed."""
-    network = OmniglotClassifier(config.classes)
-    params = jax.jit(network.init)(stream(config.seed, INITIAL_WEIGHTS), jnp.zeros((1, 28, 28), dtype))
+def _first_classes(seeds: int, data: jax.Array) -> jax.Array:
+    """Returns where the classes of each seed begin in a device's data: [seeds]."""
+    return jnp.arange(seeds, dtype=jnp.int32) * (data.shape[0] // seeds)
+
+
+def initial_state(config: ConfigDict, seed: int, dtype: jnp.dtype = jnp.float32) -> MetaState:
+    """Returns one seed's state at meta-iteration 0, its weights drawn from the seed."""
+    params = jax.jit(network_of(config).init)(stream(seed, INITIAL_WEIGHTS), jnp.zeros((1, 28, 28), dtype))
     opt_state = inner_optimizer(config.learning_rate, config.sgd).init(params)
     return MetaState(params, opt_state, jnp.zeros((), jnp.int32))
 
 
-def sample_meta_batch(config: ConfigDict, iteration: jax.Array | int, pool: Pool, drawings: int) -> TrainTask:
-    """Samples the training tasks of one meta-iteration: arrays with a leading axis [meta_batch]."""
-    key = random.fold_in(stream(config.seed, TRAINING_TASKS), iteration)
+def initial_states(config: ConfigDict, dtype: jnp.dtype = jnp.float32) -> MetaState:
+    """Returns the state of every seed at meta-iteration 0, as host arrays with a leading axis [seeds]."""
+    states = [initial_state(config, seed, dtype) for seed in seeds_of(config)]
+    return jax.tree.map(lambda *x: np.stack(x), *states)
+
+
+def sample_meta_batch(
+    config: ConfigDict, seed: jax.Array | int, iteration: jax.Array | int, pool: Pool, drawings: int, tasks: jax.Array
+) -> TrainTask:
+    """Samples the tasks of one meta-iteration whose numbers, 0..meta_batch-1, are `tasks`: arrays [len(tasks), ...]."""
+    key = random.fold_in(stream(seed, TRAINING_TASKS), iteration)
     sample = partial(
         sample_train_task,
         pool=pool,
@@ -75,69 +103,109 @@ def sample_meta_batch(config: ConfigDict, iteration: jax.Array | int, pool: Pool
         replacement=config.replacement,
         tail_shots=config.foml_tail,
     )
-    return jax.vmap(lambda task: sample(random.fold_in(key, task)))(jnp.arange(config.meta_batch))
+    return jax.vmap(lambda task: sample(random.fold_in(key, task)))(tasks)
 
 
-def train_program(config: ConfigDict) -> Callable[[MetaState, jax.Array, Pool, jax.Array], tuple[MetaState, Progress]]:
-    """Compiles training: (state, data [characters, drawings, 28, 28], pool, count) -> `count` meta-iterations later.
+def train_program(
+    config: ConfigDict, mesh: Mesh
+) -> Callable[[MetaState, Array, Array, Pool, Array | int], tuple[MetaState, Progress]]:
+    """Compiles training: (states, seeds [seeds], data, pool, count) -> `count` meta-iterations later.
 
-    The count is an argument of the compiled loop and not a part of it: however a run is cut into dispatches, the same
-    program computes every meta-iteration, to the same bits. The state is donated.
+    The data [seeds * classes, drawings, 28, 28] holds the classes of one seed after those of the other; the pool counts
+    from where a seed's begin. The count is an argument of the compiled loop and not a part of it: however a run is cut
+    into dispatches, the same program computes every meta-iteration, to the same bits. The states are donated.
     """
+    together = at_once(config)
+    share = -(-config.meta_batch // mesh.shape[TASKS])  # tasks of a device
 
-    @partial(jax.jit, donate_argnums=0)
-    def advance(state: MetaState, data: jax.Array, pool: Pool, count: jax.Array) -> tuple[MetaState, Progress]:
-        loop = inner_loop_of(config, data)
+    @partial(jax.jit, donate_argnums=0, out_shardings=NamedSharding(mesh, P()))
+    @partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(P(SEEDS), P(SEEDS), P(SEEDS), P(), P()),
+        out_specs=P(SEEDS),
+        check_vma=False,
+    )
+    def advance(
+        states: MetaState, seeds: jax.Array, data: jax.Array, pool: Pool, count: jax.Array
+    ) -> tuple[MetaState, Progress]:
+        numbers = lax.axis_index(TASKS) * share + jnp.arange(share)
+        tasks, real = jnp.minimum(numbers, config.meta_batch - 1), numbers < config.meta_batch
+        spread = Spread(together, real, TASKS)
 
-        def meta_iteration(_: jax.Array, carry: tuple[MetaState, Progress]) -> tuple[MetaState, Progress]:
-            state, progress = carry
-            tasks = sample_meta_batch(config, state.iteration, pool, data.shape[1])
-            step_size = meta_step_size(state.iteration, config.meta_iters, config.meta_step, config.meta_step_final)
-            after, metrics = meta_update(
-                loop, state, tasks, step_size, foml=config.foml, inner_state=config.inner_state
-            )
-            finite = jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.delta_norm)
-            bad = jnp.where(finite | (progress.bad_iteration >= 0), progress.bad_iteration, state.iteration)
-            return after, Progress(metrics, bad)
+        def one_seed(state: MetaState, seed: jax.Array, first_class: jax.Array) -> tuple[MetaState, Progress]:
+            loop = inner_loop_of(config, data, first_class)
 
-        zero = jnp.zeros((), jax.tree.leaves(state.params)[0].dtype)
-        return lax.fori_loop(
-            0, count, meta_iteration, (state, Progress(MetaMetrics(zero, zero), jnp.full((), -1, jnp.int32)))
-        )
+            def meta_iteration(_: jax.Array, carry: tuple[MetaState, Progress]) -> tuple[MetaState, Progress]:
+                state, progress = carry
+                sampled = sample_meta_batch(config, seed, state.iteration, pool, data.shape[1], tasks)
+                step_size = meta_step_size(state.iteration, config.meta_iters, config.meta_step, config.meta_step_final)
+                after, metrics = meta_update(
+                    loop, state, sampled, step_size, foml=config.foml, inner_state=config.inner_state, spread=spread
+                )
+                finite = jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.delta_norm)
+                bad = jnp.where(finite | (progress.bad_iteration >= 0), progress.bad_iteration, state.iteration)
+                return after, Progress(metrics, bad)
+
+            zero = jnp.zeros((), jax.tree.leaves(state.params)[0].dtype)
+            nothing = Progress(MetaMetrics(zero, zero), jnp.full((), -1, jnp.int32))
+            return lax.fori_loop(0, count, meta_iteration, (state, nothing))
+
+        return each(one_seed, states, seeds, _first_classes(len(seeds), data), at_once=together)
 
     return advance
 
 
 def eval_program(
-    config: ConfigDict, shots: int
-) -> Callable[[MetaState, jax.Array, Pool, jax.Array], tuple[EvalTask, Predictions]]:
-    """Compiles evaluation: (state, data [characters, drawings, 28, 28], pools, keys [tasks]) -> tasks and predictions.
+    config: ConfigDict, mesh: Mesh, shots: int
+) -> Callable[[MetaState, Array, Pool, Array], tuple[EvalTask, Predictions]]:
+    """Compiles evaluation: (states, data, pools [tasks], keys) -> tasks and predictions [seeds, tasks].
 
-    Every task has a pool and a key of its own; every array of the result has a leading axis [tasks].
+    Every task has a pool and a key of its own; the keys [seeds, tasks, 2] are those `jax.random.key_data` gives.
+    States and data as in `train_program`.
 
     Args:
         config: the run's config.
+        mesh: the devices.
         shots: support drawings per class.
     """
+    together = at_once(config)
 
-    @jax.jit
-    def classify(state: MetaState, data: jax.Array, pools: Pool, keys: jax.Array) -> tuple[EvalTask, Predictions]:
-        loop = inner_loop_of(config, data)
-        start = loop.optimizer.init(state.params) if config.inner_state == "reset" else state.opt_state
+    @partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(P(SEEDS), P(SEEDS), P(TASKS), P(SEEDS, TASKS)),
+        out_specs=P(SEEDS, TASKS),
+        check_vma=False,
+    )
+    def spread(states: MetaState, data: jax.Array, pools: Pool, keys: jax.Array) -> tuple[EvalTask, Predictions]:
+        def one_seed(state: MetaState, keys: jax.Array, first_class: jax.Array) -> tuple[EvalTask, Predictions]:
+            loop = inner_loop_of(config, data, first_class)
+            start = loop.optimizer.init(state.params) if config.inner_state == "reset" else state.opt_state
 
-        def one_task(pool: Pool, key: jax.Array) -> tuple[EvalTask, Predictions]:
-            task = sample_eval_task(
-                key,
-                pool,
-                drawings=data.shape[1],
-                classes=config.classes,
-                shots=shots,
-                eval_batch=config.eval_batch,
-                eval_iters=config.eval_iters,
-                replacement=config.replacement,
-            )
-            return task, predict_queries(loop, state.params, start, task)
+            def one_task(pool: Pool, key: jax.Array) -> tuple[EvalTask, Predictions]:
+                task = sample_eval_task(
+                    key,
+                    pool,
+                    drawings=data.shape[1],
+                    classes=config.classes,
+                    shots=shots,
+                    eval_batch=config.eval_batch,
+                    eval_iters=config.eval_iters,
+                    replacement=config.replacement,
+                )
+                return task, predict_queries(loop, state.params, start, task)
 
-        return jax.vmap(one_task)(pools, keys)
+            return each(one_task, pools, keys, at_once=together)
+
+        return each(one_seed, states, keys, _first_classes(len(keys), data), at_once=together)
+
+    @partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
+    def classify(states: MetaState, data: jax.Array, pools: Pool, keys: jax.Array) -> tuple[EvalTask, Predictions]:
+        tasks = keys.shape[1]
+        filled = -tasks % mesh.shape[TASKS]
+        pools = jax.tree.map(lambda x: jnp.pad(x, (0, filled), mode="edge"), pools)
+        keys = random.wrap_key_data(jnp.pad(keys, ((0, 0), (0, filled), (0, 0)), mode="edge"))
+        return jax.tree.map(lambda x: x[:, :tasks], spread(states, data, pools, keys))
 
     return classify

@@ -1,6 +1,7 @@
 """One meta-iteration: adapt to every task of the meta-batch, average the deltas, move the initialisation."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,23 @@ class MetaState(NamedTuple):
     params: Params
     opt_state: OptState
     iteration: jax.Array
+
+
+class Spread(NamedTuple):
+    """How the tasks of a meta-batch run; by default all on one device, one after the other.
+
+    Attributes:
+        at_once: whether the tasks of a device run together, vmapped.
+        real: [tasks] bool, which of this device's tasks count; the others fill up. None: all.
+        axis: name of the mapped axis over which the meta-batch is spread, None where it is not.
+    """
+
+    at_once: bool = False
+    real: jax.Array | None = None
+    axis: str | None = None
+
+
+ONE_DEVICE = Spread()
 
 
 class MetaMetrics(NamedTuple):
@@ -71,28 +89,65 @@ def task_delta(
     return jax.tree.map(jnp.subtract, after, before), opt_state, jnp.mean(jnp.append(losses, loss))
 
 
-def mean_over_tasks(opt_states: OptState) -> OptState:
-    """Averages optimiser states [tasks, ...]: the mean second moment; the step count is the same in every task."""
-    return jax.tree.map(
-        lambda x: jnp.mean(x, axis=0) if jnp.issubdtype(x.dtype, jnp.floating) else x[0],
-        opt_states,
-    )
+def mean_over_tasks(f: Callable[[TrainTask], Any], tasks: TrainTask, spread: Spread = ONE_DEVICE) -> Any:
+    """Returns the mean of f(task) over the tasks: of its floats; its whole numbers are the same in every task.
+
+    Args:
+        f: task -> pytree.
+        tasks: the tasks of this device, every array with a leading axis [tasks].
+        spread: how they run, and where the others of the meta-batch are.
+    """
+    real = jnp.ones(tasks.batches.rows.shape[0], bool) if spread.real is None else spread.real
+
+    def counted(task: TrainTask, counts: jax.Array) -> Any:
+        return _floats(lambda x: jnp.where(counts, x, 0), f(task))
+
+    if spread.at_once:
+        total = jax.tree.map(lambda x: jnp.sum(x, 0) if _is_float(x) else x[0], jax.vmap(counted)(tasks, real))
+    else:  # summed on the way, so that no task's result has to be kept
+        zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(counted, *jax.tree.map(lambda x: x[0], (tasks, real))))
+
+        def add(total: Any, task: tuple[TrainTask, jax.Array]) -> tuple[Any, None]:
+            return jax.tree.map(lambda t, x: t + x if _is_float(x) else x, total, counted(*task)), None
+
+        total, _ = lax.scan(add, zero, (tasks, real))
+    count = jnp.sum(real)
+    if spread.axis is not None:
+        total, count = _floats(lambda x: lax.psum(x, spread.axis), total), lax.psum(count, spread.axis)
+    return _floats(lambda x: x / count.astype(x.dtype), total)
+
+
+def _is_float(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def _floats(f: Callable[[jax.Array], jax.Array], tree: Any) -> Any:
+    """Applies f to the floats of a tree."""
+    return jax.tree.map(lambda x: f(x) if _is_float(x) else x, tree)
 
 
 def meta_update(
-    loop: InnerLoop, state: MetaState, tasks: TrainTask, step_size: jax.Array | float, *, foml: bool, inner_state: str
+    loop: InnerLoop,
+    state: MetaState,
+    tasks: TrainTask,
+    step_size: jax.Array | float,
+    *,
+    foml: bool,
+    inner_state: str,
+    spread: Spread = ONE_DEVICE,
 ) -> tuple[MetaState, MetaMetrics]:
     """theta <- theta + eps * mean_i(phi_i - theta) (paper, algorithm 2).
 
     Args:
         loop: what the inner loops share.
         state: the state before.
-        tasks: the meta-batch, every array with a leading axis [tasks].
+        tasks: the meta-batch, every array with a leading axis [tasks]; where it is spread over devices, this one's.
         step_size: eps.
         foml: first-order MAML instead of Reptile.
         inner_state: how the inner optimiser's state passes on. "averaged": every task starts from the same state, and
-            the mean over the tasks is carried; "sequential": each task starts where the one before ended, as released;
-            "reset": every task starts from zero.
+            the mean over the tasks is carried; "sequential": each task starts where the one before ended, as released,
+            all of them on one device; "reset": every task starts from zero.
+        spread: how the tasks run; "sequential" ones run one after the other.
 
     Returns:
         The state after, and how the meta-iteration went.
@@ -103,11 +158,11 @@ def meta_update(
         return opt_state, (delta, loss)
 
     if inner_state == "sequential":
-        opt_state, (deltas, losses) = lax.scan(one_task, state.opt_state, tasks)
+        opt_state, results = lax.scan(one_task, state.opt_state, tasks)
+        delta, loss = jax.tree.map(lambda x: jnp.mean(x, axis=0), results)
     else:
         start = loop.optimizer.init(state.params) if inner_state == "reset" else state.opt_state
-        opt_states, (deltas, losses) = jax.vmap(one_task, in_axes=(None, 0))(start, tasks)
-        opt_state = start if inner_state == "reset" else mean_over_tasks(opt_states)
-    delta = jax.tree.map(lambda d: jnp.mean(d, axis=0), deltas)
+        opt_state, (delta, loss) = mean_over_tasks(lambda task: one_task(start, task), tasks, spread)
+        opt_state = start if inner_state == "reset" else opt_state
     params = jax.tree.map(lambda theta, d: theta + jnp.asarray(step_size, d.dtype) * d, state.params, delta)
-    return MetaState(params, opt_state, state.iteration + 1), MetaMetrics(jnp.mean(losses), optax.tree.norm(delta))
+    return MetaState(params, opt_state, state.iteration + 1), MetaMetrics(loss, optax.tree.norm(delta))

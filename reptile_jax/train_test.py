@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from reptile_jax import checkpoint, programs, train
+from reptile_jax import checkpoint, measure, programs, train
 from reptile_jax.checkpoint import CheckpointError
+from reptile_jax.classes import load_data
 from reptile_jax.config import ConfigError
+from reptile_jax.devices import mesh_of, put
 
+SEED = np.zeros(1, np.int32)  # the seeds of `small`
 TIMES = "meta_iters_per_second"
 
 
@@ -32,7 +35,7 @@ def rows_of(workdir):
 
 def state_of(workdir, config):
     checkpoints, iteration = checkpoint.find(workdir)
-    return checkpoints.restore(iteration, programs.initial_state(config))
+    return checkpoints.restore(iteration, programs.initial_states(config))
 
 
 def same_bits(a, b):
@@ -101,11 +104,12 @@ def test_pretrained_weights_start_a_new_run_at_iteration_zero(finished, tmp_path
     workdir, _ = finished
     train.train_and_evaluate(small(meta_iters=1), tmp_path / "on", pretrained=workdir)
     tuned, start = state_of(tmp_path / "on", small()), state_of(workdir, small())
-    data = train.load_data(small())
-    wanted, _ = programs.train_program(small(meta_iters=1))(
-        start._replace(iteration=jnp.zeros((), jnp.int32)), data.images, data.pools["train"], 1
+    config = small(meta_iters=1)
+    data = load_data(config, mesh_of(config))
+    wanted, _ = programs.train_program(config, mesh_of(config))(
+        start._replace(iteration=jnp.zeros(1, jnp.int32)), SEED, data.images, data.pools["train"], 1
     )
-    assert int(tuned.iteration) == 1 and same_bits(tuned, wanted)
+    assert tuned.iteration.tolist() == [1] and same_bits(tuned, wanted)
 
 
 @pytest.mark.parametrize(
@@ -129,24 +133,31 @@ def test_no_checkpoint_is_a_clear_error(tmp_path):
 
 
 def test_however_a_run_is_cut_into_dispatches_its_bits_are_the_same():
-    config, data = small(), train.load_data(small())
-    advance, ends = programs.train_program(config), []
+    config, mesh, ends = small(), mesh_of(small()), []
+    data, advance = load_data(config, mesh), programs.train_program(config, mesh)
     for cuts in ([12], [1, 4, 7], [5, 5, 2]):
-        state = programs.initial_state(config)
+        state = put(mesh, programs.initial_states(config))
         for count in cuts:
-            state, _ = advance(state, data.images, data.pools["train"], count)
+            state, _ = advance(state, SEED, data.images, data.pools["train"], count)
         ends.append(state)
     assert same_bits(ends[0], ends[1]) and same_bits(ends[0], ends[2])
     assert advance._cache_size() == 1  # and nothing was compiled again
 
 
 def test_evaluation_episodes_depend_on_the_evaluation_seed_alone():
-    config, data = small(), train.load_data(small())
-    program = programs.eval_program(config, 1)
-    state = programs.initial_state(config)
-    sample = lambda config, state, name: train._eval_tasks(config, program, data, name, 1, state, 0)[0]  # noqa: E731
+    config, mesh = small(), mesh_of(small())
+    data, program, state = (
+        load_data(config, mesh),
+        programs.eval_program(config, mesh, 1),
+        programs.initial_states(config),
+    )
+    sample = lambda config, state, name: measure._eval_tasks(  # noqa: E731
+        config, program, data, name, 1, state, mesh, 0
+    )[0]
     tasks = sample(config, state, "test")
-    assert same_bits(tasks, sample(small(seed=0, meta_iters=99), state._replace(iteration=jnp.int32(50)), "test"))
+    assert same_bits(
+        tasks, sample(small(seed=0, meta_iters=99), state._replace(iteration=jnp.full(1, 50, jnp.int32)), "test")
+    )
     assert not same_bits(tasks, sample(small(eval_seed=2), state, "test"))
     pool = data.pools["test"]
     characters = np.asarray(tasks.support.rows) // data.images.shape[1]
@@ -157,7 +168,7 @@ def test_evaluation_episodes_depend_on_the_evaluation_seed_alone():
 def test_validation_characters_stand_in_for_test_characters(tmp_path):
     results = train.train_and_evaluate(small(**{"data.validation_classes": 30}), tmp_path / "tuning")
     assert set(results) == {"meta_iters", "data", "train", "validation"}
-    plain, tuning = train.load_data(small()), train.load_data(small(**{"data.validation_classes": 30}))
+    plain, tuning = (load_data(c, mesh_of(c)) for c in (small(), small(**{"data.validation_classes": 30})))
     assert tuning.pools["validation"].size == 30 and tuning.pools["train"].size == plain.pools["train"].size - 4 * 30
     test = {image.tobytes() for image in np.asarray(plain.images[plain.pools["test"].start :]).reshape(-1, 784)}
     loaded = {image.tobytes() for image in np.asarray(tuning.images).reshape(-1, 784)}

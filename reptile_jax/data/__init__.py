@@ -23,7 +23,7 @@ DATA_SETS = {
     "glyphs": DataSet(glyphs.CHARACTERS, glyphs.TRAIN_CHARACTERS, glyphs.DRAWINGS),
 }
 
-__all__ = ["DATA_SETS", "Characters", "DataError", "DataSet", "Split", "load_split"]
+__all__ = ["DATA_SETS", "Characters", "DataError", "DataSet", "Split", "load_characters", "load_split", "split"]
 
 
 def load_split(name: str, data_dir: str, archives: str, seed: int, validation_classes: int) -> Split:
@@ -43,13 +43,16 @@ def load_split(name: str, data_dir: str, archives: str, seed: int, validation_cl
         ValueError: there is no data set of that name.
         DataError: the data is missing or damaged, or `validation_classes` leaves no training character.
     """
+    return split(load_characters(name, data_dir, archives), DATA_SETS[name].train_characters, seed, validation_classes)
+
+
+def load_characters(name: str, data_dir: str, archives: str) -> Characters:
+    """Loads all characters of a data set; arguments and errors are those of `load_split`."""
     if name not in DATA_SETS:
         raise ValueError(f"unknown data set {name!r}: it is one of {', '.join(DATA_SETS)}")
     if name == "omniglot":
         # Imported here because TFDS takes seconds to import and the synthetic data set has no need of it.
         from reptile_jax.data import omniglot
 
-        characters = omniglot.load(data_dir, archives)
-    else:
-        characters = glyphs.load()
-    return split(characters, DATA_SETS[name].train_characters, seed, validation_classes)
+        return omniglot.load(data_dir, archives)
+    return glyphs.load()

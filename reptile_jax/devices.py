@@ -1,0 +1,57 @@
+"""Where a run computes: tasks and seeds spread over the devices of every process, and what the processes agree on."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+SEEDS, TASKS = "seeds", "tasks"  # the axes of the mesh
+
+
+def mesh_of(config: ConfigDict) -> Mesh:
+    """Returns the devices of all processes as a grid [seeds, tasks].
+
+    As many rows as divide both the seeds and the devices; a row shares the tasks of its seeds. Tasks that pass the
+    second moment on, one to the next, have one device a row, and the others have nothing to do.
+    """
+    devices = np.array(jax.devices())
+    rows = math.gcd(config.num_seeds, len(devices))
+    grid = devices.reshape(rows, -1)
+    return Mesh(grid[:, :1] if config.inner_state == "sequential" else grid, (SEEDS, TASKS))
+
+
+def at_once(config: ConfigDict) -> bool:
+    """Whether the tasks (and seeds) of a device run together, vmapped, or one after the other.
+
+    The latter by default on a CPU, whose caches hold the arrays of one task and not of many.
+    """
+    return config.tasks_at_once == "all" or (config.tasks_at_once == "auto" and jax.default_backend() != "cpu")
+
+
+def each(f: Callable[..., Any], *xs: Any, at_once: bool) -> Any:
+    """Maps f over the leading axis of its arguments, vmapped or as a loop."""
+    return jax.vmap(f)(*xs) if at_once else lax.map(lambda x: f(*x), xs)
+
+
+def put(mesh: Mesh, tree: Any, *axes: str) -> Any:
+    """Places host arrays, the same in every process, on a mesh, their leading axes along `axes` of it."""
+    sharding = NamedSharding(mesh, PartitionSpec(*axes))
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), tree)
+
+
+def is_main() -> bool:
+    """Whether this is the process that prints and writes."""
+    return jax.process_index() == 0
+
+
+def agreed(number: int) -> int:
+    """Returns the largest of the numbers that the processes give; every process has to call it."""
+    if jax.process_count() == 1:
+        return number
+    return int(np.max(multihost_utils.process_allgather(np.int32(number))))
