@@ -20,6 +20,14 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs
 MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "eval", "parity"], "Train and then evaluate, evaluate only, or compare with PyTorch."
 )
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Run as one of several processes; what the flags below leave out, the cluster says."
+)
+COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, for --distributed.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, for --distributed.", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Number of this process from 0, for --distributed.", lower_bound=0
+)
 PRETRAINED = flags.DEFINE_string("pretrained", None, "Workdir or checkpoint with the weights to start from.")
 
 
@@ -39,7 +47,21 @@ def parse_flags(argv: list[str]) -> list[str]:
     config = flags.FLAGS["config"]
     if not config.present or not Path(config.config_filename).is_file():
         sys.exit(f"error: config={config.config_filename if config.present else ''} is no file: give configs/NAME.py")
+    for name in ("coordinator_address", "num_processes", "process_id"):
+        if flags.FLAGS[name].present and not DISTRIBUTED.value:
+            sys.exit(f"error: {name}={flags.FLAGS[name].value} is for several processes: give --distributed with it")
     return rest
+
+
+def connect() -> None:
+    """Joins the other processes of the run."""
+    try:
+        jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    except (ValueError, RuntimeError) as error:
+        sys.exit(
+            f"error: --distributed: {' '.join(str(error).split())}: give --coordinator_address=HOST:PORT "
+            f"--num_processes=N --process_id=0..N-1, or start it under a cluster that JAX knows"
+        )
 
 
 def main(_: list[str]) -> None:
@@ -48,6 +70,8 @@ def main(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # JAX and Orbax say much at the level of information
     if jax.config.jax_compilation_cache_dir is None:  # not set by JAX_COMPILATION_CACHE_DIR
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "reptile_jax"))
+    if DISTRIBUTED.value:
+        connect()
     workdir = Path(WORKDIR.value or Path("runs") / Path(flags.FLAGS["config"].config_filename).stem)
     run = train.train_and_evaluate if MODE.value == "train" else train.evaluate_only
     try:

@@ -1,7 +1,7 @@
 """Checkpoints of a run: the only file that knows Orbax.
 
-A checkpoint holds the whole `MetaState`, with a leading axis [seeds], and the config it was trained with. Orbax writes it
-beside its final place and renames it, so that a checkpoint is whole or is not there.
+A checkpoint holds the whole `MetaState`, with a leading axis [seeds], and the config it was trained with. Orbax writes
+it beside its final place and renames it, so that a checkpoint is whole or is not there.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Where a run computes: tasks and seeds spread over the devices of every process, and what the processes agree on."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,15 +14,15 @@ from ml_collections import ConfigDict
 SEEDS, TASKS = "seeds", "tasks"  # the axes of the mesh
 
 
-def mesh_of(config: ConfigDict) -> Mesh:
-    """Returns the devices of all processes as a grid [seeds, tasks].
+def mesh_of(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns devices, by default all of every process, as a grid [seeds, tasks].
 
     As many rows as divide both the seeds and the devices; a row shares the tasks of its seeds. Tasks that pass the
     second moment on, one to the next, have one device a row, and the others have nothing to do.
     """
-    devices = np.array(jax.devices())
+    devices = jax.devices() if devices is None else devices
     rows = math.gcd(config.num_seeds, len(devices))
-    grid = devices.reshape(rows, -1)
+    grid = np.array(devices).reshape(rows, -1)
     return Mesh(grid[:, :1] if config.inner_state == "sequential" else grid, (SEEDS, TASKS))
 
 
@@ -51,7 +51,15 @@ def is_main() -> bool:
 
 
 def agreed(number: int) -> int:
-    """Returns the largest of the numbers that the processes give; every process has to call it."""
-    if jax.process_count() == 1:
-        return number
-    return int(np.max(multihost_utils.process_allgather(np.int32(number))))
+    """Returns the largest of the numbers that the processes give; each of them has to call it."""
+    return int(np.max(_everywhere(number)))
+
+
+def same_everywhere(number: int) -> bool:
+    """Whether all processes give the same number; each of them has to call it."""
+    return bool(np.all(_everywhere(number) == number))
+
+
+def _everywhere(number: int) -> np.ndarray:
+    """The numbers that the processes give."""
+    return np.asarray(multihost_utils.process_allgather(np.int32(number)))

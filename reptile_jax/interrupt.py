@@ -3,7 +3,6 @@
 import contextlib
 import signal
 from collections.abc import Iterator
-from typing import NoReturn
 
 
 class Interrupted(Exception):
@@ -13,30 +12,20 @@ class Interrupted(Exception):
         status: exit status, 128 and the signal's number.
     """
 
-    def __init__(self, message: str, number: int) -> None:
-        """Takes the message and the signal's number."""
+    def __init__(self, number: int, message: str) -> None:
+        """Takes the signal's number and the message."""
         super().__init__(message)
         self.status = 128 + number
 
 
 class Stop:
-    """Whether a signal has asked the run to stop.
+    """What has asked the run to stop.
 
     Attributes:
         number: the signal's, 0 while none has come.
     """
 
-    def __init__(self) -> None:
-        """No signal has come yet."""
-        self.number = 0
-
-    def __bool__(self) -> bool:
-        """True once a signal has come."""
-        return self.number != 0
-
-    def now(self, message: str) -> NoReturn:
-        """Ends the run with the signal that has come."""
-        raise Interrupted(message, self.number)
+    number = 0
 
 
 @contextlib.contextmanager

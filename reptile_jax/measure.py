@@ -118,7 +118,7 @@ def correct(predicted: np.ndarray) -> np.ndarray:
 
 def task_keys(key: jax.Array, first: int, count: int) -> jax.Array:
     """The keys of tasks first..first+count-1 of a stream: [count]."""
-    return jax.vmap(lambda task: random.fold_in(key, task))(first + np.arange(count))
+    return jax.vmap(lambda task: random.fold_in(key, task))(first + np.arange(count, dtype=np.int32))
 
 
 def _eval_tasks(

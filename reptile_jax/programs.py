@@ -129,7 +129,7 @@ def train_program(
     def advance(
         states: MetaState, seeds: jax.Array, data: jax.Array, pool: Pool, count: jax.Array
     ) -> tuple[MetaState, Progress]:
-        numbers = lax.axis_index(TASKS) * share + jnp.arange(share)
+        numbers = lax.axis_index(TASKS) * share + jnp.arange(share, dtype=jnp.int32)
         tasks, real = jnp.minimum(numbers, config.meta_batch - 1), numbers < config.meta_batch
         spread = Spread(together, real, TASKS)
 

@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from reptile_jax import checkpoint, plots
 from reptile_jax.classes import Data, data_label, load_data
 from reptile_jax.config import ConfigError, differences, seeds_of, validate
-from reptile_jax.devices import agreed, is_main, mesh_of, put
-from reptile_jax.interrupt import stop_on_signal
+from reptile_jax.devices import agreed, is_main, mesh_of, put, same_everywhere
+from reptile_jax.interrupt import Interrupted, stop_on_signal
 from reptile_jax.measure import correct, evaluate, headline, task_keys
 from reptile_jax.metrics import MetricsWriter, progress_bar
 from reptile_jax.programs import CURVE_TASKS, eval_program, initial_states, stream, train_program
@@ -49,7 +49,12 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, pretrained: Path | Non
     """
     validate(config)
     mesh = _devices(config)
-    if checkpoint.newest(workdir) is not None:
+    newest = checkpoint.newest(workdir)
+    if not same_everywhere(-1 if newest is None else newest):
+        raise ConfigError(
+            f"workdir={workdir} does not hold the same run in every process: name one on a disk that all of them share"
+        )
+    if newest is not None:
         states = resume(config, workdir, mesh)
     elif pretrained:
         states = load_pretrained(config, pretrained, mesh)
@@ -164,7 +169,7 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
             busy_iterations += pause - done
             bar.update(pause - done)
             done = pause
-            stop.number = agreed(stop.number)
+            stopping = agreed(stop.number)  # by a signal to any of the processes, in the same place in all
             if done % config.eval_interval == 0 or done == config.meta_iters:
                 _, predictions = classify(states, data.images, curve_pools, _curve_keys(seeds, done, len(data.pools)))
                 accuracies = correct(headline(config, jax.device_get(predictions))).mean(axis=(0, 2))  # over seeds
@@ -178,11 +183,13 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
                 busy_seconds, busy_iterations = 0.0, 0
                 recent = {name: f"{_recent(metrics.rows, name):.1%}" for name in data.pools}
                 bar.set_postfix(recent, refresh=False)
-            if done % config.checkpoint_interval == 0 or done == config.meta_iters or stop:
+            if done % config.checkpoint_interval == 0 or done == config.meta_iters or stopping:
                 metrics.flush()
                 checkpoints.save(states, config)
-            if stop:
-                stop.now(f"interrupted at meta-iteration {done}, saved: the same command goes on from there")
+            if stopping:
+                raise Interrupted(
+                    stopping, f"interrupted at meta-iteration {done}, saved: the same command goes on from there"
+                )
         rows = metrics.rows
     if rows and is_main():
         plots.learning_curve(rows, data.held_out, data_label(config), workdir / "learning_curve.png")

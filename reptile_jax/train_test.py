@@ -35,7 +35,7 @@ def rows_of(workdir):
 
 def state_of(workdir, config):
     checkpoints, iteration = checkpoint.find(workdir)
-    return checkpoints.restore(iteration, programs.initial_states(config))
+    return checkpoints.restore(iteration, put(mesh_of(config), programs.initial_states(config)))
 
 
 def same_bits(a, b):

@@ -1,0 +1,138 @@
+"""Several devices and several processes, as one machine without accelerators can have them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reptile_jax import eight_devices
+from reptile_jax.program_test import SMALL, command, run
+from reptile_jax.train_test import same_bits, small, state_of
+
+HERE = Path(__file__).parent
+FIELDS = SMALL | {"meta_batch": 5, "meta_iters": 20, "checkpoint_interval": 5}
+
+
+def devices(count):
+    """The environment of a process with some virtual devices."""
+    return os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+
+
+def test_on_eight_devices():
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", str(HERE / "eight_devices.py")],
+        env=devices(8), cwd=HERE.parent, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "skipped" not in done.stdout.splitlines()[-1]
+
+
+def start(processes, cwd, *flags, **fields):
+    """Starts main.py as several processes with eight virtual devices in all."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    return [
+        subprocess.Popen(
+            command(
+                "--distributed", f"--coordinator_address={address}", f"--num_processes={processes}",
+                f"--process_id={i}", *flags, **fields,
+            ),
+            env=devices(8 // processes), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for i in range(processes)
+    ]  # fmt: skip
+
+
+def finish(processes):
+    """Waits for processes: their exit statuses, outputs and errors."""
+    outputs = [process.communicate(timeout=600) for process in processes]
+    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of two processes, never interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    (status, out, err), (other_status, other_out, other_err) = finish(start(2, folder, "--workdir=run", **FIELDS))
+    assert (status, other_status) == (0, 0), err + other_err
+    assert "\ntest accuracy, 3-way 1-shot" in out and "accuracy" not in other_out  # one of them prints
+    return folder / "run"
+
+
+def test_two_processes_train_as_one(whole, tmp_path):
+    """One meta-iteration in float32; eight_devices.py has twenty in float64."""
+    for processes in (1, 2):
+        ended = finish(start(processes, tmp_path, f"--workdir={processes}", **FIELDS | {"meta_iters": 1}))
+        assert [status for status, *_ in ended] == [0] * processes, ended
+    config = small(**FIELDS | {"meta_iters": 1})
+    states = [state_of(tmp_path / name, config) for name in ("1", "2")]
+    assert eight_devices.distance(*states) < 1e-4
+    assert eight_devices.distance(states[0], state_of(whole, small(**FIELDS))) > 1e-2  # the comparison can fail
+
+
+def test_two_processes_in_float64(tmp_path):
+    """Twenty meta-iterations of two processes with four devices each against one process with one device."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    script = HERE / "two_processes.py"
+    commands = [[sys.executable, str(script), str(tmp_path / f"{n}.npz"), str(port), str(n), str(i)]
+                for n in (2, 1) for i in range(n)]  # fmt: skip
+    environment = {"PYTHONPATH": str(HERE.parent), "JAX_ENABLE_X64": "1"}
+    ended = []
+    for group in (commands[:2], commands[2:]):
+        count = 4 if len(group) == 2 else 1
+        ended += finish([subprocess.Popen(c, env=devices(count) | environment, stderr=subprocess.PIPE, text=True)
+                         for c in group])  # fmt: skip
+    assert [status for status, *_ in ended] == [0, 0, 0], ended
+    two, one = (np.load(tmp_path / f"{n}.npz")["weights"] for n in (2, 1))
+    assert one.dtype == np.float64 and np.linalg.norm(two - one) / np.linalg.norm(one) < 1e-7
+    assert np.linalg.norm(np.roll(two, 1) - one) / np.linalg.norm(one) > 1e-3
+
+
+def test_a_signal_to_one_of_two_processes_saves_the_run_of_both(whole, tmp_path):
+    processes = start(2, tmp_path, "--workdir=run", **FIELDS | {"meta_iters": 20, "checkpoint_interval": 1})
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "run" / "checkpoints" / "2").exists():
+        assert processes[0].poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGTERM)
+    ended = finish(processes)
+    assert [status for status, *_ in ended] == [143, 143], ended
+    again = finish(start(2, tmp_path, "--workdir=run", **FIELDS))
+    assert [status for status, *_ in again] == [0, 0], again
+    assert "Resuming run at meta-iteration" in again[0][2]
+    config = small(**FIELDS)
+    assert same_bits(state_of(tmp_path / "run", config), state_of(whole, config))
+    results = [json.loads((folder / "results.json").read_text()) for folder in (whole, tmp_path / "run")]
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "fields", "message"),
+    [
+        (["--process_id=1"], {}, "error: process_id=1 is for several processes: give --distributed"),
+        (["--distributed"], {}, "error: --distributed: coordinator_address should be defined"),
+        (["--distributed", "--num_processes=0"], {}, "error: flag --num_processes=0"),
+    ],
+)
+def test_flags_of_several_processes(tmp_path, flags, fields, message):
+    failed = run(*flags, cwd=tmp_path, **fields)
+    assert failed.returncode != 0 and failed.stderr.startswith(message) and failed.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_sequential_tasks_use_one_device_and_say_so(tmp_path):
+    fields = FIELDS | {"meta_iters": 1, "inner_state": "sequential"}
+    (status, _, err), *_ = finish(start(1, tmp_path, **fields))
+    assert status == 0 and "inner_state=sequential passes the second moment from task to task: 1 of 8 devices" in err
+    for status, _, err in finish(start(2, tmp_path, "--workdir=two", **fields)):
+        assert status == 1 and "error: inner_state='sequential' passes the second moment" in err

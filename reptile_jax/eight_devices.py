@@ -1,0 +1,106 @@
+"""Tests for eight devices; devices_test.py runs them in a process that has as many, virtual ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reptile_jax.classes import load_data
+from reptile_jax.devices import mesh_of, put
+from reptile_jax.measure import measure, task_keys
+from reptile_jax.programs import eval_program, initial_states, train_program
+from reptile_jax.train_test import small
+
+MESHES = {1: (1, 1), 2: (1, 2), 4: (1, 4), 8: (1, 8)}  # by devices, for one seed
+
+
+def train(config, devices, dtype, iterations):
+    """The weights after some meta-iterations on the first few devices."""
+    mesh = mesh_of(config, jax.devices()[:devices])
+    data, states = load_data(config, mesh), put(mesh, initial_states(config, dtype))
+    seeds = np.arange(config.num_seeds, dtype=np.int32) + config.seed
+    states, _ = train_program(config, mesh)(states, seeds, data.images, data.pools["train"], iterations)
+    return jax.tree.map(np.asarray, states)
+
+
+def distance(a, b):
+    """The relative L2 distance of weights and inner optimiser's states."""
+    flat_a, flat_b = (np.concatenate([np.ravel(x) for x in jax.tree.leaves((s.params, s.opt_state))]) for s in (a, b))
+    return np.linalg.norm(flat_a - flat_b) / np.linalg.norm(flat_b)
+
+
+def test_the_meshes():
+    assert jax.device_count() == 8
+    shapes = lambda **fields: mesh_of(small(**fields)).devices.shape  # noqa: E731
+    assert shapes() == shapes(num_seeds=3) == (1, 8)
+    assert shapes(num_seeds=4) == (4, 2) and shapes(num_seeds=16) == (8, 1) and shapes(num_seeds=6) == (2, 4)
+    assert shapes(inner_state="sequential") == (1, 1) and shapes(inner_state="sequential", num_seeds=4) == (4, 1)
+
+
+@pytest.fixture(scope="module", params=["averaged", "reset"])
+def alone(request):
+    """A config with five tasks a meta-iteration, and twenty of them on one device, in float64."""
+    config = small(meta_batch=5, meta_iters=20, inner_state=request.param)
+    with jax.enable_x64(True):
+        return config, train(config, 1, jnp.float64, 20)
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_tasks_spread_over_devices_train_as_on_one(x64, alone, devices):
+    config, wanted = alone
+    assert distance(train(config, devices, jnp.float64, 20), wanted) < 1e-7
+
+
+def test_a_task_more_or_less_is_seen(x64, alone):
+    """Negative control: were the tasks that fill up counted, the mean would be another."""
+    config, wanted = alone
+    config = config.copy_and_resolve_references()
+    config.meta_batch = 6
+    assert distance(train(config, 8, jnp.float64, 20), wanted) > 1e-3
+
+
+@pytest.mark.parametrize("tasks_at_once", ["one", "all"])
+@pytest.mark.parametrize(("num_seeds", "devices"), [(3, 1), (3, 8), (4, 8)])
+def test_each_seed_is_the_run_it_would_be_alone(x64, num_seeds, devices, tasks_at_once):
+    config = small(meta_batch=5, meta_iters=20, num_seeds=num_seeds, tasks_at_once=tasks_at_once, seed=2)
+    together = train(config, devices, jnp.float64, 20)
+    for index in (0, num_seeds - 1):
+        wanted = train(small(meta_batch=5, meta_iters=20, seed=2 + index), 1, jnp.float64, 20)
+        got = jax.tree.map(lambda x, index=index: x[index : index + 1], together)
+        assert distance(got, wanted) < 1e-7
+        assert distance(jax.tree.map(lambda x: x[1:2], together), wanted) > 1e-3  # another seed is another run
+
+
+@pytest.mark.parametrize(("num_seeds", "devices"), [(1, 8), (3, 1), (4, 8)])
+def test_one_meta_iteration_in_float32(num_seeds, devices):
+    config = small(meta_batch=5, num_seeds=num_seeds)
+    together = train(config, devices, jnp.float32, 1)
+    for index in range(num_seeds):
+        got = jax.tree.map(lambda x, index=index: x[index : index + 1], together)
+        assert distance(got, train(small(meta_batch=5, seed=index), 1, jnp.float32, 1)) < 1e-4
+
+
+def test_evaluation_spread_over_devices_is_that_of_one(x64):
+    for num_seeds, devices in ((1, 8), (3, 8), (4, 8)):
+        config = small(num_seeds=num_seeds, eval_samples=12)
+        trained = train(config, 8, jnp.float64, 12)
+        results = []
+        for count in (devices, 1):
+            mesh = mesh_of(config, jax.devices()[:count])
+            program = eval_program(config, mesh, 1)
+            results.append(measure(config, program, load_data(config, mesh), "test", 1, put(mesh, trained), mesh))
+        assert results[0] == results[1]
+        assert len({x.accuracy for x in results[0]["inductive"]}) > 1 or num_seeds == 1
+
+
+def test_tasks_that_do_not_divide_are_all_evaluated():
+    config = small()
+    mesh = mesh_of(config)
+    data, states = load_data(config, mesh), put(mesh, initial_states(config))
+    keys = jax.random.key_data(task_keys(jax.random.key(0), 0, 11))[None]
+    program = eval_program(config, mesh, 1)
+    pools = jax.tree.map(lambda x: np.full(11, x, np.int32), data.pools["test"])
+    tasks, predictions = program(states, data.images, pools, keys)
+    assert predictions.inductive.shape == (1, 11, 3)
+    first, _ = program(states, data.images, jax.tree.map(lambda x: x[:8], pools), keys[:, :8])
+    assert np.array_equal(tasks.support.rows[:, :8], first.support.rows)

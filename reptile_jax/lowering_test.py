@@ -1,0 +1,84 @@
+"""The compiled programs, read: what is in them, and that accelerators' compilers take them."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from jax import monitoring
+
+from configs import omniglot_1shot_5way, omniglot_1shot_20way
+from reptile_jax import train
+from reptile_jax.devices import mesh_of
+from reptile_jax.episodes import Pool
+from reptile_jax.metrics import MetricsWriter
+from reptile_jax.programs import eval_program, initial_states, train_program
+from reptile_jax.train_test import small
+
+# A convolution in StableHLO whose channels or batch are split into groups, as for weights of every task's own.
+GROUPED = re.compile(r"(feature|batch)_group_count\s*=\s*(?!1\b)\d+")
+# What the host would take part in, by the names that JAX and XLA give it.
+HOST = re.compile(r"callback|infeed|outfeed|stablehlo\.(send|recv)|SendTo|RecvFrom|MoveToHost|pinned_host")
+
+
+def traced(module=omniglot_1shot_5way, program="train", **fields):
+    """A program of a published run, traced on the shapes of Omniglot."""
+    config = module.get_config()
+    config.update(fields)
+    mesh = mesh_of(config)
+    states = initial_states(config)
+    images = jax.ShapeDtypeStruct((5223, 20, 28, 28), np.uint8)
+    if program == "train":
+        return train_program(config, mesh), (states, np.zeros(1, np.int32), images, Pool(0, 4800), 10)
+    pools = Pool(np.zeros(50, np.int32), np.full(50, 423, np.int32))
+    return eval_program(config, mesh, 1), (states, images, pools, np.zeros((1, 50, 2), np.uint32))
+
+
+def text_of(*args, **kwargs):
+    program, arguments = traced(*args, **kwargs)
+    return program.lower(*arguments).as_text()
+
+
+@pytest.mark.parametrize("program", ["train", "eval"])
+@pytest.mark.parametrize("module", [omniglot_1shot_5way, omniglot_1shot_20way])
+def test_no_grouped_convolution_and_nothing_for_the_host(module, program):
+    for tasks_at_once in ("auto", "all"):
+        text = text_of(module, program, tasks_at_once=tasks_at_once)
+        assert not GROUPED.search(text) and not HOST.search(text)
+        assert "stablehlo.dot_general" in text and "stablehlo.convolution" not in text
+
+
+def test_a_grouped_convolution_and_a_host_transfer_would_be_seen():
+    assert GROUPED.search(text_of(convolution="lax", tasks_at_once="all"))
+    assert "stablehlo.convolution" in text_of(convolution="lax", tasks_at_once="one")
+
+    def with_callback(x):
+        jax.debug.callback(lambda x: None, x)
+        return x
+
+    assert HOST.search(jax.jit(with_callback).lower(1.0).as_text())
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("convolution", ["matmul", "lax"])
+@pytest.mark.parametrize("program", ["train", "eval"])
+def test_programs_lower_for_accelerators(platform, convolution, program):
+    function, arguments = traced(program=program, convolution=convolution, tasks_at_once="all")
+    exported = jax.export.export(function, platforms=[platform])(*arguments)
+    assert exported.platforms == (platform,)
+    assert bool(GROUPED.search(exported.mlir_module())) == (convolution == "lax")
+
+
+def test_nothing_is_compiled_after_the_first_point_of_the_curves(tmp_path, monkeypatch):
+    """Dispatches of 5, 4, 1 and 2 meta-iterations, curves and checkpoints between them."""
+    compilations, points = [], []
+    listener = lambda event, duration, **_: compilations.append(event) if "backend_compile" in event else None  # noqa: E731
+    write = MetricsWriter.write
+    monkeypatch.setattr(MetricsWriter, "write", lambda *args: (points.append(len(compilations)), write(*args)))
+    monitoring.register_event_duration_secs_listener(listener)
+    try:
+        train.train_and_evaluate(small(meta_iters=32, eval_interval=5, checkpoint_interval=9), tmp_path / "run")
+    finally:
+        monitoring.unregister_event_duration_listener(listener)
+    assert points == [points[0]] * 7 and points[0] > 0  # the first dispatch is compiled, and the listener hears it
+    assert len(compilations) > points[-1]  # evaluation's
