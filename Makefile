@@ -3,13 +3,16 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test benchmark lint clean
 
 quickstart: $(VENV)/installed  ## A whole run on the embedded synthetic data set, in minutes.
 	$(BIN)/python main.py --config=configs/quickstart.py
 
 test: $(VENV)/installed-test  ## Every test; those on real Omniglot need REPTILE_OMNIGLOT=DIR.
 	$(BIN)/python -m pytest
+
+benchmark: $(VENV)/installed-test  ## This project against the PyTorch reference, on this machine; nothing else may run.
+	$(BIN)/python main.py --mode=benchmark
 
 lint: $(VENV)/installed-test  ## Style, format and types.
 	$(BIN)/ruff check .

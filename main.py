@@ -18,7 +18,10 @@ from reptile_jax.interrupt import Interrupted
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config, a file of configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config name>.")
 MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "eval", "parity"], "Train and then evaluate, evaluate only, or compare with PyTorch."
+    "mode",
+    "train",
+    ["train", "eval", "parity", "benchmark"],
+    "Train and then evaluate, evaluate only, compare with PyTorch, or measure the speed of both.",
 )
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Run as one of several processes; what the flags below leave out, the cluster says."
@@ -45,6 +48,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     if len(rest) > 1:
         sys.exit(f"error: unexpected argument {rest[1]}: flags are written --name=value")
     config = flags.FLAGS["config"]
+    if MODE.value == "benchmark" and not config.present:
+        return rest
     if not config.present or not Path(config.config_filename).is_file():
         sys.exit(f"error: config={config.config_filename if config.present else ''} is no file: give configs/NAME.py")
     for name in ("coordinator_address", "num_processes", "process_id"):
@@ -72,11 +77,12 @@ def main(_: list[str]) -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "reptile_jax"))
     if DISTRIBUTED.value:
         connect()
-    workdir = Path(WORKDIR.value or Path("runs") / Path(flags.FLAGS["config"].config_filename).stem)
+    name = Path(flags.FLAGS["config"].config_filename).stem if CONFIG.value else MODE.value
+    workdir = Path(WORKDIR.value or Path("runs") / name)
     run = train.train_and_evaluate if MODE.value == "train" else train.evaluate_only
     try:
-        if MODE.value == "parity":
-            sys.exit(parity(workdir))
+        if MODE.value in ("parity", "benchmark"):
+            sys.exit(beside_torch(name, workdir))
         run(CONFIG.value, workdir, Path(PRETRAINED.value) if PRETRAINED.value else None)
     except (ConfigError, DataError, CheckpointError, train.TrainingError) as error:
         sys.exit(f"error: {error}")
@@ -88,13 +94,16 @@ def main(_: list[str]) -> None:
         sys.exit(128 + signal.SIGINT)
 
 
-def parity(workdir: Path) -> int:
-    """Compares JAX with the PyTorch reference on this machine; returns the exit status."""
+def beside_torch(name: str, workdir: Path) -> int:
+    """Compares results or speed with the PyTorch reference on this machine; returns the exit status."""
     try:
-        from parity_tests import report
+        from parity_tests import benchmark, report
     except ModuleNotFoundError as error:
-        sys.exit(f"error: --mode=parity needs {error.name}: pip install -e '.[torch]'")
-    return 0 if report.run(CONFIG.value, workdir) else 1
+        sys.exit(f"error: --mode={MODE.value} needs {error.name}: pip install -e '.[torch]'")
+    if MODE.value == "parity":
+        return 0 if report.run(CONFIG.value, workdir) else 1
+    benchmark.run({name: CONFIG.value} if CONFIG.value else benchmark.published(), workdir)
+    return 0
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 Two things make single float32 steps incomparable as they stand, on which no tolerance is spent:
 
 - A ReLU whose input is zero but for rounding may be on in one framework and off in the other, and its whole gradient
-  with it. Such a step is compared with the reference on JAX's side of that kink, and the inputs of the ReLUs in
-  question are measured: they must be rounding.
+  with it. Such a step is compared with the reference on either side of that kink, for JAX's step may be on another one
+  than its forward pass, a program of its own; the inputs of the ReLUs in question are measured: they must be rounding.
 - Adam with beta1 = 0 divides a gradient by its own size where the second moment has no history. A weight whose root
   second moment is itself rounding, beside the gradients of its layer, takes a full step of either sign. These weights
   are left out of their step, and counted.
@@ -74,22 +74,31 @@ def compare(setup: Setup, state: reptile.State, examples: Examples) -> tuple[Ste
         theirs = reptile.inner_step(state, *batch, setup.inner)
     masks = [torch.from_numpy(np.array(x) > 0).permute(0, 3, 1, 2) for x in forward.activations]
     crossed = torch.cat([x[(x > 0) != mask].abs() for x, mask in zip(inputs, masks, strict=True)])
-    same_side = theirs
+    sides = [theirs]
     if len(crossed):
-        sides = iter(masks)
-        with relu(lambda x: torch.where(next(sides), x, torch.zeros_like(x))):
-            same_side = reptile.inner_step(state, *batch, setup.inner)
-    before, after = arrays(start.params), arrays(ours.params)
-    change, wanted = minus(after, before), minus(arrays(same_side.params), before)
-    keep = _with_history(arrays(forward.gradients), same_side)
-    kept, total = (sum(np.sum(x) for x in keep.values()), sum(x.size for x in keep.values()))
-    difference = relative({n: change[n] * keep[n] for n in keep}, {n: wanted[n] * keep[n] for n in keep})
+        of_layers = iter(masks)
+        with relu(lambda x: torch.where(next(of_layers), x, torch.zeros_like(x))):
+            sides.append(reptile.inner_step(state, *batch, setup.inner))
+    before = arrays(start.params)
+    change, gradients = minus(arrays(ours.params), before), arrays(forward.gradients)
+    difference, left_out, side = min(
+        ((*_difference(change, gradients, before, side), side) for side in sides), key=lambda result: result[0]
+    )
     moment = 0.0
     if not setup.inner.sgd:
-        moment = relative(arrays(compiled.second_moment(ours)), arrays(same_side.second_moment))
+        moment = relative(arrays(compiled.second_moment(ours)), arrays(side.second_moment))
     as_it_is = relative(change, minus(arrays(theirs.params), before))
     distance = float(crossed.max()) if len(crossed) else 0.0
-    return Step(difference, as_it_is, moment, len(crossed), distance, 1 - float(kept / total)), theirs
+    return Step(difference, as_it_is, moment, len(crossed), distance, left_out), theirs
+
+
+def _difference(change: Arrays, gradients: Arrays, before: Arrays, theirs: reptile.State) -> tuple[float, float]:
+    """The relative difference of the weights' change, and the share of the weights that it leaves out."""
+    keep = _with_history(gradients, theirs)
+    wanted = minus(arrays(theirs.params), before)
+    kept, total = (sum(np.sum(x) for x in keep.values()), sum(x.size for x in keep.values()))
+    difference = relative({n: change[n] * keep[n] for n in keep}, {n: wanted[n] * keep[n] for n in keep})
+    return difference, 1 - float(kept / total)
 
 
 def _with_history(gradients: Arrays, after: reptile.State) -> Arrays:

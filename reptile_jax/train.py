@@ -171,7 +171,7 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
             done = pause
             stopping = agreed(stop.number)  # by a signal to any of the processes, in the same place in all
             if done % config.eval_interval == 0 or done == config.meta_iters:
-                _, predictions = classify(states, data.images, curve_pools, _curve_keys(seeds, done, len(data.pools)))
+                _, predictions = classify(states, data.images, curve_pools, curve_keys(seeds, done, len(data.pools)))
                 accuracies = correct(headline(config, jax.device_get(predictions))).mean(axis=(0, 2))  # over seeds
                 values = {
                     "loss": float(np.asarray(progress.last.loss).mean()),
@@ -207,7 +207,7 @@ def _check_finite(config: ConfigDict, workdir: Path, bad_iterations: np.ndarray)
             )
 
 
-def _curve_keys(seeds: np.ndarray, iteration: int, count: int) -> np.ndarray:
+def curve_keys(seeds: np.ndarray, iteration: int, count: int) -> np.ndarray:
     """The keys of the curve's tasks at a meta-iteration: [seeds, count, 2]."""
     of_iteration = [random.fold_in(stream(int(seed), CURVE_TASKS), iteration) for seed in seeds]
     return np.stack([random.key_data(task_keys(key, 0, count)) for key in of_iteration])

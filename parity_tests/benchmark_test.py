@@ -1,0 +1,62 @@
+"""The benchmark's bookkeeping; speeds are measured, not tested."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import omniglot_1shot_5way, omniglot_1shot_20way
+from parity_tests import benchmark
+from reptile_jax.model import OmniglotClassifier
+from reptile_jax.train_test import small
+
+
+@pytest.mark.parametrize("module", [omniglot_1shot_5way, omniglot_1shot_20way])
+def test_operations_are_those_that_xla_counts(module):
+    config = module.get_config()
+    network, images = OmniglotClassifier(config.classes), jnp.zeros((config.inner_batch, 28, 28))
+    params = jax.eval_shape(network.init, jax.random.key(0), images)
+    gradient = jax.jit(jax.grad(lambda params, images: jnp.sum(network.apply(params, images))))
+    counted = gradient.lower(params, images).compile().cost_analysis()["flops"]
+    steps = config.meta_batch * config.inner_iters
+    assert 0.9 < benchmark.flops(config) / (steps * counted) < 1  # XLA counts batch norm, ReLU and the rest too
+
+
+def test_a_benchmark_of_one_round(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "ROUNDS", 3)
+    monkeypatch.setattr(benchmark, "SECONDS", 0.01)
+    monkeypatch.setattr(benchmark, "MEMORY", (2, 3))
+    config = small(meta_iters=100)
+    benchmark.run({"small": config}, tmp_path / "run")
+    results = json.loads((tmp_path / "run" / "benchmark.json").read_text())
+    for kind in ("train", "eval"):
+        measured = results["small"][kind]
+        for side in ("jax", "torch", "ratio"):
+            low, high = measured[f"{side}_range"]
+            assert 0 < low <= measured[side] <= high
+        (jax_low, jax_high), (torch_low, torch_high) = measured["jax_range"], measured["torch_range"]
+        assert jax_low / torch_high <= measured["ratio"] <= jax_high / torch_low
+    gflops = results["small"]["gflops"]
+    assert gflops["reached"] == pytest.approx(gflops["per_meta_iteration"] * results["small"]["train"]["jax"])
+    assert gflops["share"] == pytest.approx(gflops["reached"] / gflops["matmul"])
+    assert set(results["small"]["shares"]) == {"sampling", "forward", "backward", "optimiser"}
+    process = results["process"]
+    assert set(process["first_meta_iteration_seconds"]) == {"cold", "warm"}
+    assert list(process["resident_megabytes"]) == ["1", "4", "7"]
+    assert process["peak_megabytes"] >= max(process["resident_megabytes"].values())
+    assert "train, meta-iterations/s" in capsys.readouterr().out
+
+
+def test_the_shares_of_parts_of_known_times():
+    """Times of 10, 9, 7 and 2 s with sampling, then without it, then without the optimiser, then without backward."""
+    rates = {work: [1 / seconds] for work, seconds in
+             (("train, JAX", 10), ("sampling", 9), ("optimiser", 7), ("backward", 2))}  # fmt: skip
+    assert benchmark.shares(rates) == pytest.approx(
+        {"sampling": 0.1, "optimiser": 0.2, "backward": 0.5, "forward": 0.2}
+    )
+
+
+def test_a_training_process_that_fails_is_an_error():
+    with pytest.raises(Exception, match="footprint"):
+        benchmark.footprint(small(**{"data.name": "omniglot", "data.dir": "/dev/null/none"}), "", 1)

@@ -1,0 +1,174 @@
+"""What the benchmark times: each function returns a `Work`, compiled where it is first done."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+from jax import lax, random
+from ml_collections import ConfigDict
+
+from parity_tests import bridge
+from reptile_jax.classes import Data
+from reptile_jax.devices import mesh_of, put
+from reptile_jax.episodes import Pool
+from reptile_jax.inner_loop import InnerLoop
+from reptile_jax.measure import task_keys
+from reptile_jax.programs import (
+    eval_program,
+    initial_state,
+    initial_states,
+    inner_loop_of,
+    sample_meta_batch,
+    train_program,
+)
+from reptile_jax.reptile import MetaMetrics, MetaState, meta_update
+from reptile_jax.train import curve_keys
+from reptile_torch_ref import reptile
+
+MATRIX = 2048  # rows and columns of the matrix product that the rates are held against
+EVAL_TASKS = 10  # in one dispatch
+EPISODES = 8  # meta-iterations of episodes that are sampled before, and met again and again
+
+Work = Callable[[int], None]  # does a number of units of work: meta-iterations, dispatches of tasks, products
+
+
+def training(config: ConfigDict, data: Data, iteration: int = 0) -> Work:
+    """Meta-iterations of the training program, from one of them on."""
+    mesh = mesh_of(config)
+    advance, states = train_program(config, mesh), initial_states(config)
+    states = put(mesh, states._replace(iteration=np.full_like(states.iteration, iteration)))
+    seeds = np.array([config.seed], np.int32)
+
+    def work(amount: int) -> None:
+        nonlocal states
+        states, _ = jax.block_until_ready(advance(states, seeds, data.images, data.pools["train"], amount))
+
+    return work
+
+
+def without(config: ConfigDict, data: Data, part: str) -> Work:
+    """Meta-iterations whose episodes are sampled before, and which have no Adam, and then no backward pass."""
+    sample = jax.jit(
+        lambda i: sample_meta_batch(
+            config, config.seed, i, data.pools["train"], data.images.shape[1], jnp.arange(config.meta_batch)
+        )
+    )
+    episodes = jax.tree.map(lambda *x: jnp.stack(x), *(sample(i) for i in range(EPISODES)))
+
+    def loop_of(images: jax.Array) -> InnerLoop:
+        loop = inner_loop_of(config, images)
+        if part != "sampling":
+            loop = loop._replace(optimizer=optax.sgd(1e-9))  # the gradients are still used, and so computed
+        if part == "backward":  # no weight has a gradient, and JAX computes none
+            honest = loop.apply
+            loop = loop._replace(apply=lambda params, images: honest(lax.stop_gradient(params), images))
+        return loop
+
+    @jax.jit
+    def advance(state: MetaState, images: jax.Array, amount: jax.Array) -> tuple[MetaState, MetaMetrics]:
+        loop = loop_of(images)
+        state = state._replace(opt_state=loop.optimizer.init(state.params) if part != "sampling" else state.opt_state)
+
+        def meta_iteration(i: jax.Array, carry: tuple[MetaState, MetaMetrics]) -> tuple[MetaState, MetaMetrics]:
+            tasks = jax.tree.map(lambda x: x[i % EPISODES], episodes)
+            return meta_update(loop, carry[0], tasks, 1.0, foml=config.foml, inner_state=config.inner_state)
+
+        return lax.fori_loop(0, amount, meta_iteration, (state, MetaMetrics(jnp.zeros(()), jnp.zeros(()))))
+
+    state = jax.tree.map(lambda x: jnp.asarray(x[0]), initial_states(config))
+    images = jnp.asarray(np.asarray(data.images))
+    return lambda amount: jax.block_until_ready(advance(state, images, amount))
+
+
+def training_torch(config: ConfigDict, data: Data) -> Work:
+    """Meta-iterations of the PyTorch reference, on the episodes that the training program samples first."""
+    drawings = torch.from_numpy(np.array(data.images)).flatten(0, 1)
+    tasks = []
+    for i in range(EPISODES):
+        numbers = jnp.arange(config.meta_batch)
+        sampled = sample_meta_batch(config, config.seed, i, data.pools["train"], data.images.shape[1], numbers)
+        tasks.append(bridge.train_tasks(sampled, drawings))
+    state, inner = torch_state(config), inner_of(config)
+
+    def work(amount: int) -> None:
+        nonlocal state
+        for i in range(amount):
+            step = reptile.meta_step_at(i, config.meta_iters, config.meta_step, config.meta_step_final)
+            state = reptile.meta_iteration(state, tasks[i % EPISODES], step, inner, config.foml)
+
+    return work
+
+
+def evaluation(config: ConfigDict, data: Data) -> Work:
+    """Dispatches of `EVAL_TASKS` tasks of the evaluation program, under both protocols."""
+    mesh = mesh_of(config)
+    program, states = eval_program(config, mesh, config.shots), put(mesh, initial_states(config))
+    arguments = eval_arguments(config, data)
+
+    def work(amount: int) -> None:
+        for _ in range(amount):
+            jax.block_until_ready(program(states, data.images, *arguments))
+
+    return work
+
+
+def curve(config: ConfigDict, data: Data) -> Work:
+    """Points of the learning curves: a training and a test task."""
+    mesh = mesh_of(config)
+    program, states = eval_program(config, mesh, config.shots), put(mesh, initial_states(config))
+    pools = jax.tree.map(lambda *x: np.array(x, np.int32), *data.pools.values())
+    seeds = np.array([config.seed], np.int32)
+
+    def work(amount: int) -> None:
+        for i in range(amount):
+            keys = curve_keys(seeds, i, len(data.pools))
+            jax.device_get(program(states, data.images, pools, keys))
+
+    return work
+
+
+def evaluation_torch(config: ConfigDict, data: Data) -> Work:
+    """The same on the PyTorch reference, the same tasks."""
+    drawings = torch.from_numpy(np.array(data.images)).flatten(0, 1)
+    mesh = mesh_of(config)
+    program, states = eval_program(config, mesh, config.shots), put(mesh, initial_states(config))
+    sampled, _ = program(states, data.images, *eval_arguments(config, data))
+    tasks = bridge.eval_tasks(jax.tree.map(lambda x: x[0], sampled), drawings)
+    state, inner = torch_state(config), inner_of(config)
+
+    def work(amount: int) -> None:
+        for _ in range(amount):
+            for task in tasks:
+                reptile.evaluate_task(state, *task, inner)
+
+    return work
+
+
+def eval_arguments(config: ConfigDict, data: Data) -> tuple[Pool, np.ndarray]:
+    """Pools and keys of `EVAL_TASKS` tasks on the held-out classes."""
+    keys = random.key_data(task_keys(random.key(config.eval_seed), 0, EVAL_TASKS))[None]
+    return jax.tree.map(lambda x: np.full(EVAL_TASKS, x, np.int32), data.pools[data.held_out]), np.asarray(keys)
+
+
+def torch_state(config: ConfigDict) -> reptile.State:
+    """The initial state of the JAX side."""
+    return bridge.to_torch(initial_state(config, config.seed))
+
+
+def inner_of(config: ConfigDict) -> reptile.Inner:
+    """The reference's inner optimiser."""
+    return reptile.Inner(config.learning_rate, config.sgd, config.weight_decay, config.inner_state)
+
+
+def products() -> Work:
+    """Products of two large float32 matrices."""
+    multiply, a = jax.jit(jnp.matmul), random.normal(random.key(0), (MATRIX, MATRIX))
+
+    def work(amount: int) -> None:
+        for _ in range(amount):
+            multiply(a, a).block_until_ready()
+
+    return work
