@@ -1,16 +1,16 @@
 """Settings of every test: no implicit promotion of dtypes or ranks, compiled programs kept between runs."""
 
 import os
-from pathlib import Path
 
 import jax
 import pytest
 
+from reptile_jax.devices import keep_compiled
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-CACHE = Path.home() / ".cache" / "reptile_jax"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+keep_compiled()
+os.environ["JAX_COMPILATION_CACHE_DIR"] = jax.config.values["jax_compilation_cache_dir"]  # of the programs that tests start, too
 
 
 @pytest.fixture

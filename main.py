@@ -13,6 +13,7 @@ from reptile_jax import train
 from reptile_jax.checkpoint import CheckpointError
 from reptile_jax.config import ConfigError
 from reptile_jax.data import DataError
+from reptile_jax.devices import keep_compiled
 from reptile_jax.interrupt import Interrupted
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config, a file of configs/.", lock_config=True)
@@ -73,8 +74,7 @@ def main(_: list[str]) -> None:
     """Runs the mode that the flags name."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # JAX and Orbax say much at the level of information
-    if jax.config.jax_compilation_cache_dir is None:  # not set by JAX_COMPILATION_CACHE_DIR
-        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "reptile_jax"))
+    keep_compiled()
     if DISTRIBUTED.value:
         connect()
     name = Path(flags.FLAGS["config"].config_filename).stem if CONFIG.value else MODE.value

@@ -25,6 +25,7 @@ from reptile_jax.devices import mesh_of
 
 ROUNDS = 9  # times that every measurement is taken, one after the other in turn
 SECONDS = 1.5  # that one measurement takes, about
+PARTS = ("sampling", "optimiser", "backward")  # of a training step, in the order in which they are taken away
 MEMORY = (5, 100)  # measurements of the training process's memory, and meta-iterations between them
 
 
@@ -90,7 +91,7 @@ def measure(name: str, config: ConfigDict) -> dict[str, Any]:
         "eval, PyTorch": workloads.evaluation_torch(config, data),
         "matrix product": workloads.products(),
         "curve point": workloads.curve(config, data),
-        **{part: workloads.without(config, data, part) for part in ("sampling", "optimiser", "backward")},
+        **{f"without {n} parts": workloads.without(config, data, *PARTS[:n]) for n in range(len(PARTS) + 1)},
         "end of the run": workloads.training(config, data, iteration=config.meta_iters * 9 // 10),
         **{
             f"meta_batch {tasks}": workloads.training(with_batch(config, tasks), data)
@@ -135,7 +136,7 @@ def measure(name: str, config: ConfigDict) -> dict[str, Any]:
 
 def row(name: str, *cells: str) -> None:
     """Prints a row of the table."""
-    print(f"  {name + ':':<25}" + "; ".join(cells))
+    print(f"  {name + ':':<28}" + "; ".join(cells))
 
 
 def summary(values: list[float]) -> Rate:
@@ -168,12 +169,11 @@ def rate_of(do: Work, amount: int) -> float:
 def shares(rates: dict[str, list[float]]) -> dict[str, float]:
     """The share of each part of a training step in its time, from the times without it, median over the rounds.
 
-    The variants take away one part after the other: sampling, then the optimiser, then the backward pass.
+    The variants take away one of `PARTS` after the other; what is left is the forward pass.
     """
-    steps = ("train, JAX", "sampling", "optimiser", "backward")
-    times = np.array([[1 / rate for rate in rates[step]] for step in steps])  # [variants, rounds]
-    parts = np.append(times[:-1] - times[1:], times[-1:], axis=0) / times[0]
-    return dict(zip(("sampling", "optimiser", "backward", "forward"), np.median(parts, axis=1).tolist(), strict=True))
+    times = np.array([[1 / rate for rate in rates[f"without {n} parts"]] for n in range(len(PARTS) + 1)])
+    parts = np.append(times[:-1] - times[1:], times[-1:], axis=0) / times[0]  # [parts, rounds]
+    return dict(zip((*PARTS, "forward"), np.median(parts, axis=1).tolist(), strict=True))
 
 
 def with_batch(config: ConfigDict, tasks: int) -> ConfigDict:

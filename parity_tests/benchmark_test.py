@@ -50,8 +50,7 @@ def test_a_benchmark_of_one_round(tmp_path, monkeypatch, capsys):
 
 def test_the_shares_of_parts_of_known_times():
     """Times of 10, 9, 7 and 2 s with sampling, then without it, then without the optimiser, then without backward."""
-    rates = {work: [1 / seconds] for work, seconds in
-             (("train, JAX", 10), ("sampling", 9), ("optimiser", 7), ("backward", 2))}  # fmt: skip
+    rates = {f"without {n} parts": [1 / seconds] for n, seconds in enumerate((10, 9, 7, 2))}
     assert benchmark.shares(rates) == pytest.approx(
         {"sampling": 0.1, "optimiser": 0.2, "backward": 0.5, "forward": 0.2}
     )

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from parity_tests import bridge
 from reptile_jax.classes import Data
 from reptile_jax.devices import mesh_of, put
-from reptile_jax.episodes import Pool
+from reptile_jax.episodes import Pool, TrainTask
 from reptile_jax.inner_loop import InnerLoop
 from reptile_jax.measure import task_keys
 from reptile_jax.programs import (
@@ -49,20 +49,21 @@ def training(config: ConfigDict, data: Data, iteration: int = 0) -> Work:
     return work
 
 
-def without(config: ConfigDict, data: Data, part: str) -> Work:
-    """Meta-iterations whose episodes are sampled before, and which have no Adam, and then no backward pass."""
-    sample = jax.jit(
-        lambda i: sample_meta_batch(
-            config, config.seed, i, data.pools["train"], data.images.shape[1], jnp.arange(config.meta_batch)
-        )
-    )
+def without(config: ConfigDict, data: Data, *parts: str) -> Work:
+    """Meta-iterations without some of "sampling" (done before), "optimiser" (Adam's part in it) and "backward"."""
+
+    @jax.jit
+    def sample(iteration: jax.Array) -> TrainTask:
+        numbers = jnp.arange(config.meta_batch, dtype=jnp.int32)
+        return sample_meta_batch(config, config.seed, iteration, data.pools["train"], data.images.shape[1], numbers)
+
     episodes = jax.tree.map(lambda *x: jnp.stack(x), *(sample(i) for i in range(EPISODES)))
 
     def loop_of(images: jax.Array) -> InnerLoop:
         loop = inner_loop_of(config, images)
-        if part != "sampling":
+        if "optimiser" in parts:
             loop = loop._replace(optimizer=optax.sgd(1e-9))  # the gradients are still used, and so computed
-        if part == "backward":  # no weight has a gradient, and JAX computes none
+        if "backward" in parts:  # no weight has a gradient, and JAX computes none
             honest = loop.apply
             loop = loop._replace(apply=lambda params, images: honest(lax.stop_gradient(params), images))
         return loop
@@ -70,10 +71,10 @@ def without(config: ConfigDict, data: Data, part: str) -> Work:
     @jax.jit
     def advance(state: MetaState, images: jax.Array, amount: jax.Array) -> tuple[MetaState, MetaMetrics]:
         loop = loop_of(images)
-        state = state._replace(opt_state=loop.optimizer.init(state.params) if part != "sampling" else state.opt_state)
+        state = state._replace(opt_state=loop.optimizer.init(state.params))
 
         def meta_iteration(i: jax.Array, carry: tuple[MetaState, MetaMetrics]) -> tuple[MetaState, MetaMetrics]:
-            tasks = jax.tree.map(lambda x: x[i % EPISODES], episodes)
+            tasks = jax.tree.map(lambda x: x[i % EPISODES], episodes) if "sampling" in parts else sample(i)
             return meta_update(loop, carry[0], tasks, 1.0, foml=config.foml, inner_state=config.inner_state)
 
         return lax.fori_loop(0, amount, meta_iteration, (state, MetaMetrics(jnp.zeros(()), jnp.zeros(()))))

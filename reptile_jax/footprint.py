@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 import reptile_jax.train  # noqa: F401  what a run imports
 from reptile_jax.classes import load_data
 from reptile_jax.config import seeds_of
-from reptile_jax.devices import mesh_of, put
+from reptile_jax.devices import keep_compiled, mesh_of, put
 from reptile_jax.programs import initial_states, train_program
 
 
@@ -39,4 +39,5 @@ def main(config: ConfigDict, measurements: int, step: int) -> None:
 
 
 if __name__ == "__main__":
+    keep_compiled()
     main(ConfigDict(json.loads(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]))
