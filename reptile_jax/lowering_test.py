@@ -69,6 +69,17 @@ def test_programs_lower_for_accelerators(platform, convolution, program):
     assert bool(GROUPED.search(exported.mlir_module())) == (convolution == "lax")
 
 
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_every_product_takes_the_precision_that_jax_is_told(platform):
+    """JAX_DEFAULT_MATMUL_PRECISION, by which accelerators compute in bfloat16."""
+    function, arguments = traced(tasks_at_once="all")
+    with jax.default_matmul_precision("BF16_BF16_F32"):
+        text = jax.export.export(function, platforms=[platform])(*arguments).mlir_module()
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert len(products) >= 14  # four convolutions and a dense layer: forward, and twice backward but for the images
+    assert all("lhs_precision_type = bf16, rhs_precision_type = bf16, accumulation_type = f32" in x for x in products)
+
+
 def test_nothing_is_compiled_after_the_first_point_of_the_curves(tmp_path, monkeypatch):
     """Dispatches of 5, 4, 1 and 2 meta-iterations, curves and checkpoints between them."""
     compilations, points = [], []
