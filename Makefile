@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart test benchmark lint clean
+.PHONY: quickstart test benchmark soak lint clean
 
 quickstart: $(VENV)/installed  ## A whole run on the embedded synthetic data set, in minutes.
 	$(BIN)/python main.py --config=configs/quickstart.py
@@ -13,6 +13,10 @@ test: $(VENV)/installed-test  ## Every test; those on real Omniglot need REPTILE
 
 benchmark: $(VENV)/installed-test  ## This project against the PyTorch reference, on this machine; nothing else may run.
 	$(BIN)/python main.py --mode=benchmark
+
+soak: $(VENV)/installed-test  ## Kills real runs at 20 moments; those in data preparation need REPTILE_OMNIGLOT=DIR.
+	rm -rf runs/soak
+	$(BIN)/python -m reptile_jax.soak runs/soak
 
 lint: $(VENV)/installed-test  ## Style, format and types.
 	$(BIN)/ruff check .

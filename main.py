@@ -16,6 +16,7 @@ from reptile_jax.data import DataError
 from reptile_jax.devices import keep_compiled
 from reptile_jax.interrupt import Interrupted
 
+CONFIGS = Path(__file__).parent / "configs"
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config, a file of configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config name>.")
 MODE = flags.DEFINE_enum(
@@ -38,9 +39,9 @@ PRETRAINED = flags.DEFINE_string("pretrained", None, "Workdir or checkpoint with
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags; one that cannot be is one line, a misspelt field with the name that was meant."""
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS([argv[0], *saved_config(argv), *argv[1:]])
         if MODE.value == "parity" and not flags.FLAGS["config"].present:
-            rest = flags.FLAGS([*argv, f"--config={Path(__file__).parent / 'configs' / 'quickstart.py'}"])
+            rest = flags.FLAGS([*argv, f"--config={CONFIGS / 'quickstart.py'}"])
     except (flags.Error, AttributeError, TypeError, ValueError) as error:
         message: Any = error
         while isinstance(message, BaseException):  # ml_collections wraps one error in another
@@ -51,12 +52,20 @@ def parse_flags(argv: list[str]) -> list[str]:
     config = flags.FLAGS["config"]
     if MODE.value == "benchmark" and not config.present:
         return rest
-    if not config.present or not Path(config.config_filename).is_file():
+    if not config.present or not Path(config.config_filename.partition(":")[0]).is_file():
         sys.exit(f"error: config={config.config_filename if config.present else ''} is no file: give configs/NAME.py")
     for name in ("coordinator_address", "num_processes", "process_id"):
         if flags.FLAGS[name].present and not DISTRIBUTED.value:
             sys.exit(f"error: {name}={flags.FLAGS[name].value} is for several processes: give --distributed with it")
     return rest
+
+
+def saved_config(argv: list[str]) -> list[str]:
+    """Returns what stands for a --config that is left out: the config of the run that the workdir holds."""
+    values = dict(argument.lstrip("-").partition("=")[::2] for argument in argv[1:])
+    if "config" in values or not Path(values.get("workdir", ""), "config.json").is_file():
+        return []
+    return [f"--config={CONFIGS / 'saved.py'}:{values['workdir']}"]
 
 
 def connect() -> None:
@@ -73,12 +82,14 @@ def connect() -> None:
 def main(_: list[str]) -> None:
     """Runs the mode that the flags name."""
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # JAX and Orbax say much at the level of information
+        logging.set_verbosity(logging.FATAL)  # Orbax logs what it raises, which is said here in one line
     keep_compiled()
     if DISTRIBUTED.value:
         connect()
     name = Path(flags.FLAGS["config"].config_filename).stem if CONFIG.value else MODE.value
     workdir = Path(WORKDIR.value or Path("runs") / name)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupted_at_once)
     run = train.train_and_evaluate if MODE.value == "train" else train.evaluate_only
     try:
         if MODE.value in ("parity", "benchmark"):
@@ -86,12 +97,17 @@ def main(_: list[str]) -> None:
         run(CONFIG.value, workdir, Path(PRETRAINED.value) if PRETRAINED.value else None)
     except (ConfigError, DataError, CheckpointError, train.TrainingError) as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        reason = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+        sys.exit(f"error: workdir={workdir}: {reason}: make room and write access there, or name another workdir")
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
         sys.exit(interrupted.status)
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the newest checkpoint", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+
+
+def interrupted_at_once(number: int, _: object) -> None:
+    """Ends the program on a signal where there is nothing to save."""
+    raise Interrupted(number, "interrupted: the same command goes on from the newest checkpoint, or begins anew")
 
 
 def beside_torch(name: str, workdir: Path) -> int:

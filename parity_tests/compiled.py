@@ -172,8 +172,8 @@ def _train_program(fields: str) -> Callable[..., Any]:
 
 
 def train(config: ConfigDict, state: MetaState, data: jax.Array, pool: Pool, count: int) -> MetaState:
-    """Runs `count` meta-iterations of the training program; the state given stays as it is."""
-    states = jax.tree.map(lambda x: jnp.array(x)[None], state)  # the program takes the memory of what it is given
+    """Runs `count` meta-iterations of the training program."""
+    states = jax.tree.map(lambda x: jnp.asarray(x)[None], state)
     seeds = np.array([config.seed], np.int32)
     states, _ = _train_program(config.to_json(sort_keys=True))(states, seeds, data, pool, count)
     return jax.tree.map(lambda x: x[0], states)

@@ -172,6 +172,15 @@ def _problems(config: ConfigDict) -> Iterator[str]:
                 )
 
 
+def field_names(config: ConfigDict) -> set[str]:
+    """Returns the names of all fields, "data.name"."""
+    return {
+        f"{name}.{inner}" if inner else name
+        for name, value in config.items()
+        for inner in (value if isinstance(value, ConfigDict) else [""])
+    }
+
+
 def _get(config: ConfigDict, name: str) -> Any:
     for part in name.split("."):
         config = config[part]

@@ -1,6 +1,7 @@
 """The results of a run: accuracies over many few-shot tasks, as a file, a table and a picture."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +10,26 @@ import numpy as np
 from jax import random
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from reptile_jax import plots
 from reptile_jax.classes import Data, data_label
 from reptile_jax.config import eval_shots, seeds_of
-from reptile_jax.devices import TASKS, is_main
+from reptile_jax.devices import TASKS, agreed, is_main
 from reptile_jax.episodes import EvalTask
 from reptile_jax.evaluate import Accuracy, Predictions, accuracy
-from reptile_jax.metrics import progress_bar
+from reptile_jax.interrupt import Interrupted, Stop
+from reptile_jax.metrics import progress_bar, replace_text
 from reptile_jax.programs import eval_program
 from reptile_jax.reptile import MetaState
 
-EVAL_TASKS = 50  # tasks of a device per dispatch, at most
+EVAL_TASKS = 25  # tasks of a device per dispatch, at most; a signal waits for the end of one
 PICTURED_TASKS = 4
 SETS = ("train", "validation", "test")  # what an evaluation can be on
 
 
-def evaluate(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh: Mesh) -> dict[str, Any]:
+def evaluate(
+    config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh: Mesh, stop: Stop
+) -> dict[str, Any]:
     """Measures the accuracy on `eval_samples` tasks of each set, for every shot count, under both protocols.
 
     Writes results.json and tasks.png, and prints a table.
@@ -34,19 +37,28 @@ def evaluate(config: ConfigDict, workdir: Path, data: Data, states: MetaState, m
     Returns:
         {"meta_iters": …, "data": …, SET: {PROTOCOL: {SHOTS: RESULT}}}, where RESULT is {"accuracy": …, "ci95": …,
         "tasks": …}, or of several seeds {"accuracy": mean, "std": …, "seeds": {SEED: RESULT}}.
+
+    Raises:
+        Interrupted: by a signal, between two dispatches.
     """
     results: dict[str, Any] = {"meta_iters": int(np.asarray(states.iteration)[0]), "data": data_label(config)}
     results |= {name: {protocol: {} for protocol in Predictions._fields} for name in data.pools}
     programs = {shots: eval_program(config, mesh, shots) for shots in eval_shots(config)}
     with progress_bar("evaluate", len(programs) * len(data.pools) * config.eval_samples, "task") as bar:
+
+        def after(tasks: int) -> None:
+            bar.update(tasks)
+            if number := agreed(stop.number):
+                raise Interrupted(number, "interrupted in the evaluation; the training is saved: run the same command")
+
         for shots, program in programs.items():
             for name in data.pools:
-                measured = measure(config, program, data, name, shots, states, mesh, bar)
+                measured = measure(config, program, data, name, shots, states, mesh, after)
                 for protocol, accuracies in measured.items():
                     results[name][protocol][str(shots)] = _summary(config, accuracies)
     tasks, predictions = _eval_tasks(config, programs[config.shots], data, data.held_out, config.shots, states, mesh, 0)
     if is_main():
-        (workdir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        replace_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
         images = np.asarray(data.images.addressable_data(0)).reshape(-1, 28, 28)
         title = f"{data_label(config)}, {data.held_out} characters, {_setting(config)}"
         tasks, predicted = jax.tree.map(lambda x: x[0], (tasks, headline(config, predictions)))  # the first seed's
@@ -63,7 +75,7 @@ def measure(
     shots: int,
     states: MetaState,
     mesh: Mesh,
-    bar: tqdm | None = None,
+    after: Callable[[int], None] = lambda tasks: None,
 ) -> dict[str, list[Accuracy]]:
     """Measures the accuracy of every seed's state on `eval_samples` tasks of one set.
 
@@ -75,7 +87,7 @@ def measure(
         shots: support drawings per class.
         states: weights and inner optimiser's state, with a leading axis [seeds].
         mesh: the devices.
-        bar: progress bar to move on.
+        after: called with the number of tasks of every dispatch.
 
     Returns:
         The accuracy of each seed under each protocol.
@@ -86,8 +98,7 @@ def measure(
         parts.append(_eval_tasks(config, program, data, name, shots, states, mesh, done)[1])
         tasks = min(parts[-1].transductive.shape[1], config.eval_samples - done)
         done += tasks
-        if bar is not None:
-            bar.update(tasks)
+        after(tasks)
     whole = jax.tree.map(lambda *x: np.concatenate(x, axis=1)[:, : config.eval_samples], *parts)
     return {protocol: [accuracy(x) for x in correct(getattr(whole, protocol))] for protocol in Predictions._fields}
 

@@ -15,11 +15,26 @@ from tqdm import tqdm
 from reptile_jax.devices import is_main
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Writes a whole file in place of another: whenever it ends, the one or the other is there, and whole."""
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Reads a `metrics.jsonl`; no file is no rows."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """Reads a `metrics.jsonl`, to its end or to a line that was cut short; no file is no rows."""
+    rows: list[dict[str, Any]] = []
+    if path.exists():
+        for line in path.read_bytes().splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                break
+            if not isinstance(row, dict) or "step" not in row:
+                break
+            rows.append(row)
+    return rows
 
 
 class MetricsWriter:
@@ -36,9 +51,7 @@ class MetricsWriter:
             return
         path = workdir / "metrics.jsonl"
         self.rows = [row for row in read_rows(path) if row["step"] <= iteration]
-        whole = path.with_suffix(".tmp")
-        whole.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-        whole.replace(path)
+        replace_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = path.open("a")
         self._events = EventFileWriter(str(workdir))
         # TensorBoard drops what earlier event files hold from this step on.

@@ -19,7 +19,8 @@ SMALL = {
 
 def command(*flags, config="quickstart", **fields):
     overrides = [f"--config.{name.replace('__', '.')}={value}" for name, value in fields.items()]
-    return [sys.executable, str(MAIN), f"--config={MAIN.parent / 'configs' / config}.py", *overrides, *flags]
+    named = [f"--config={MAIN.parent / 'configs' / config}.py"] if config else []
+    return [sys.executable, str(MAIN), *named, *overrides, *flags]
 
 
 def run(*flags, cwd, **fields):

@@ -113,12 +113,12 @@ def train_program(
 
     The data [seeds * classes, drawings, 28, 28] holds the classes of one seed after those of the other; the pool counts
     from where a seed's begin. The count is an argument of the compiled loop and not a part of it: however a run is cut
-    into dispatches, the same program computes every meta-iteration, to the same bits. The states are donated.
+    into dispatches, the same program computes every meta-iteration, to the same bits.
     """
     together = at_once(config)
     share = -(-config.meta_batch // mesh.shape[TASKS])  # tasks of a device
 
-    @partial(jax.jit, donate_argnums=0, out_shardings=NamedSharding(mesh, P()))
+    @partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
     @partial(
         jax.shard_map,
         mesh=mesh,

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,20 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from reptile_jax import checkpoint, plots
+from reptile_jax.checkpoint import CheckpointError, Checkpoints
 from reptile_jax.classes import Data, data_label, load_data
-from reptile_jax.config import ConfigError, differences, seeds_of, validate
+from reptile_jax.config import ConfigError, differences, field_names, seeds_of, validate
 from reptile_jax.devices import agreed, is_main, mesh_of, put, same_everywhere
-from reptile_jax.interrupt import Interrupted, stop_on_signal
+from reptile_jax.diagnose import classes_of_bad_tasks
+from reptile_jax.interrupt import Interrupted, Stop, stop_on_signal
+from reptile_jax.lock import LockedError, lock
 from reptile_jax.measure import correct, evaluate, headline, task_keys
-from reptile_jax.metrics import MetricsWriter, progress_bar
+from reptile_jax.metrics import MetricsWriter, progress_bar, replace_text
 from reptile_jax.programs import CURVE_TASKS, eval_program, initial_states, stream, train_program
 from reptile_jax.reptile import MetaState
 
 DISPATCH = 10  # meta-iterations per dispatch at most; a signal waits for the end of one
+LOCK = ".lock"  # inside a workdir
 
 
 class TrainingError(Exception):
@@ -55,18 +60,20 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, pretrained: Path | Non
             f"workdir={workdir} does not hold the same run in every process: name one on a disk that all of them share"
         )
     if newest is not None:
-        states = resume(config, workdir, mesh)
+        states = resume(config, workdir, newest, mesh)
     elif pretrained:
         states = load_pretrained(config, pretrained, mesh)
         states = states._replace(iteration=jnp.zeros_like(states.iteration))
     else:
         states = put(mesh, initial_states(config))
     data = load_data(config, mesh)
-    if is_main():
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "config.json").write_text(config.to_json(indent=2) + "\n")
-    states = train(config, workdir, data, states, mesh)
-    return evaluate(config, workdir, data, states, mesh)
+    with _held(workdir), stop_on_signal() as stop:
+        if is_main():
+            if newest is not None:
+                checkpoint.set_aside_damaged(workdir)
+            replace_text(workdir / "config.json", config.to_json(indent=2) + "\n")
+        states = train(config, workdir, data, states, mesh, stop)
+        return evaluate(config, workdir, data, states, mesh, stop)
 
 
 def evaluate_only(config: ConfigDict, workdir: Path, pretrained: Path | None = None) -> dict[str, Any]:
@@ -77,9 +84,28 @@ def evaluate_only(config: ConfigDict, workdir: Path, pretrained: Path | None = N
     validate(config)
     mesh = _devices(config)
     states = load_pretrained(config, pretrained or workdir, mesh)
-    if is_main():
-        workdir.mkdir(parents=True, exist_ok=True)
-    return evaluate(config, workdir, load_data(config, mesh), states, mesh)
+    data = load_data(config, mesh)
+    with _held(workdir), stop_on_signal() as stop:
+        return evaluate(config, workdir, data, states, mesh, stop)
+
+
+@contextlib.contextmanager
+def _held(workdir: Path) -> Iterator[None]:
+    """Keeps other runs out of a workdir, which is made where it is not there; of several processes, one does.
+
+    Raises:
+        ConfigError: another run is at work there.
+    """
+    with contextlib.ExitStack() as held:
+        if is_main():
+            workdir.mkdir(parents=True, exist_ok=True)
+            try:
+                held.enter_context(lock(workdir / LOCK))
+            except LockedError as holder:
+                raise ConfigError(
+                    f"workdir={workdir} is in use by {holder}: wait for its end, or name another workdir"
+                ) from holder
+        yield
 
 
 def _devices(config: ConfigDict) -> Mesh:
@@ -99,20 +125,35 @@ def _devices(config: ConfigDict) -> Mesh:
     return mesh
 
 
-def resume(config: ConfigDict, workdir: Path, mesh: Mesh) -> MetaState:
-    """Reads the newest checkpoint of a workdir.
+def resume(config: ConfigDict, workdir: Path, iteration: int, mesh: Mesh) -> MetaState:
+    """Reads a checkpoint of a workdir, to go on from.
 
     Raises:
         ConfigError: the run in the workdir began with another config.
     """
-    checkpoints, iteration = checkpoint.find(workdir)
-    if changed := differences(checkpoints.config(iteration), config):
+    checkpoints = Checkpoints(workdir)
+    if changed := differences(_saved_config(config, checkpoints, iteration, workdir), config):
         raise ConfigError(
             f"workdir={workdir} holds another run ({'; '.join(changed)}): name another workdir or keep its fields"
         )
     if is_main():
         print(f"Resuming {workdir} at meta-iteration {iteration}.", file=sys.stderr)
     return checkpoints.restore(iteration, put(mesh, initial_states(config)))
+
+
+def _saved_config(config: ConfigDict, checkpoints: Checkpoints, iteration: int, path: Path) -> ConfigDict:
+    """Reads the config that a checkpoint was trained with.
+
+    Raises:
+        CheckpointError: it was written by a version with other fields.
+    """
+    saved = checkpoints.config(iteration)
+    if other := field_names(saved) ^ field_names(config):
+        raise CheckpointError(
+            f"{path} was written by another version, whose config differs in {', '.join(sorted(other))}: use that "
+            f"version, or another workdir"
+        )
+    return saved
 
 
 def load_pretrained(config: ConfigDict, path: Path, mesh: Mesh) -> MetaState:
@@ -123,7 +164,7 @@ def load_pretrained(config: ConfigDict, path: Path, mesh: Mesh) -> MetaState:
         ConfigError: it has other classes or another inner optimiser, or was trained on another split of the same data.
     """
     checkpoints, iteration = checkpoint.find(path)
-    saved = checkpoints.config(iteration)
+    saved = _saved_config(config, checkpoints, iteration, path)
     for field in ("classes", "sgd", "num_seeds"):
         if saved[field] != config[field]:
             raise ConfigError(f"{field}={config[field]} does not fit {path}, trained with {field}={saved[field]}")
@@ -141,7 +182,7 @@ def load_pretrained(config: ConfigDict, path: Path, mesh: Mesh) -> MetaState:
     return checkpoints.restore(iteration, put(mesh, initial_states(config)))
 
 
-def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh: Mesh) -> MetaState:
+def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh: Mesh, stop: Stop) -> MetaState:
     """Runs the meta-iterations that are left, with curves, metrics, checkpoints and a progress bar.
 
     Raises:
@@ -154,17 +195,20 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
     done = int(np.asarray(states.iteration)[0])
     busy_seconds, busy_iterations = 0.0, 0
     intervals = (DISPATCH, config.eval_interval, config.checkpoint_interval)
-    checkpoints = checkpoint.Checkpoints(workdir)
+    checkpoints = Checkpoints(workdir)
     with (
-        stop_on_signal() as stop,
         contextlib.closing(MetricsWriter(workdir, done)) as metrics,
         progress_bar("train", config.meta_iters, "it", done) as bar,
     ):
         while done < config.meta_iters:
             pause = min(config.meta_iters, *(_next(done, interval) for interval in intervals))
-            began = time.perf_counter()
+            began, before = time.perf_counter(), states
             states, progress = advance(states, seeds, data.images, data.pools["train"], pause - done)
-            _check_finite(config, workdir, np.asarray(progress.bad_iteration))
+            bad = np.asarray(progress.bad_iteration)
+            if np.any(bad >= 0):
+                index = int(np.argmax(bad >= 0))
+                before, _ = advance(before, seeds, data.images, data.pools["train"], bad[index] - done)
+                raise _not_finite(config, workdir, data, before, index)
             busy_seconds += time.perf_counter() - began
             busy_iterations += pause - done
             bar.update(pause - done)
@@ -196,15 +240,16 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
     return states
 
 
-def _check_finite(config: ConfigDict, workdir: Path, bad_iterations: np.ndarray) -> None:
-    """Raises TrainingError where a seed has a meta-iteration that was not finite."""
-    for seed, iteration in zip(seeds_of(config), bad_iterations, strict=True):
-        if iteration >= 0:
-            of_seed = f" of seed {seed}" if config.num_seeds > 1 else ""
-            raise TrainingError(
-                f"meta-iteration {iteration}{of_seed}: the loss or the update is not finite; the newest checkpoint is "
-                f"{checkpoint.newest(workdir)}; try less than learning_rate={config.learning_rate:g}"
-            )
+def _not_finite(config: ConfigDict, workdir: Path, data: Data, before: MetaState, index: int) -> TrainingError:
+    """Says which meta-iteration of which seed was not finite, in which classes; `before` are the states before it."""
+    tasks = "; ".join(", ".join(names) for names in classes_of_bad_tasks(config, data, before, index))
+    of_seed = f" of seed {seeds_of(config)[index]}" if config.num_seeds > 1 else ""
+    newest = checkpoint.newest(workdir)
+    saved = "there is no checkpoint" if newest is None else f"the newest checkpoint is {newest}"
+    return TrainingError(
+        f"meta-iteration {int(np.asarray(before.iteration)[index])}{of_seed}: the loss or the update is not finite in "
+        f"the tasks of {tasks or 'all classes together'}; {saved}; try less than learning_rate={config.learning_rate:g}"
+    )
 
 
 def curve_keys(seeds: np.ndarray, iteration: int, count: int) -> np.ndarray:

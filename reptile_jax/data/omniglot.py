@@ -8,7 +8,6 @@ induction", Science 350 (2015).
 """
 
 import contextlib
-import fcntl
 import io
 import logging
 import os
@@ -25,6 +24,7 @@ from tensorflow_datasets.core.download import download_manager, downloader, util
 
 from reptile_jax.data.characters import SIZE, Characters, DataError
 from reptile_jax.data.omniglot_archive import BACKGROUND, DRAWINGS, EVALUATION, read_archive
+from reptile_jax.lock import lock
 
 _DESCRIPTION = """
 Omniglot: 1,623 handwritten characters of 50 alphabets, each drawn once by 20 people. One example is a character with
@@ -151,7 +151,12 @@ def _read(builder: OmniglotCharacters) -> Characters:
 def _prepare(folder: Path, copy: Path, archives: str, builder_class: type[OmniglotCharacters]) -> None:
     """Prepares the copy, unless another run has done so in the meantime."""
     folder.mkdir(parents=True, exist_ok=True)
-    with _only_one_run(folder / f".{builder_class.name}.lock"):
+    file = folder / f".{builder_class.name}.lock"
+
+    def waiting(holder: str) -> None:
+        print(f"Another run is preparing Omniglot ({holder}): waiting for it", file=sys.stderr)
+
+    with lock(file, waiting):
         if copy.exists():
             return
         print(f"Preparing Omniglot in {copy}, once", file=sys.stderr)
@@ -167,18 +172,6 @@ def _prepare(folder: Path, copy: Path, archives: str, builder_class: type[Omnigl
         finally:
             tfds.display_progress_bar(True)
             _sweep(folder, builder_class.name)
-
-
-@contextlib.contextmanager
-def _only_one_run(lock: Path) -> Iterator[None]:
-    """Holds a lock that goes with the process that holds it, however it ends."""
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Another run is preparing Omniglot (it holds {lock}): waiting for it", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _sweep(folder: Path, name: str) -> None:

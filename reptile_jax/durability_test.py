@@ -1,0 +1,229 @@
+"""What happens to a run when the disk, the machine or a person gets in its way; each through the real program."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from reptile_jax import checkpoint
+from reptile_jax.lock import lock
+from reptile_jax.program_test import SMALL, command, run
+from reptile_jax.train_test import rows_of, same_bits, small, state_of
+
+FIELDS = SMALL | {"meta_iters": 30, "checkpoint_interval": 10}
+ERRORS = ("Traceback", "Error:")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = run("--workdir=run", cwd=folder, **FIELDS)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """A copy of it, its results not yet written."""
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()
+    return tmp_path / "run"
+
+
+def go_on(workdir, status=0, **options):
+    """Starts the run in a workdir again, and nothing else than the workdir is named."""
+    done = subprocess.run(
+        [*command(config=None), f"--workdir={workdir}"], capture_output=True, text=True, timeout=600, **options
+    )
+    assert done.returncode == status, done.stderr
+    assert not any(error in done.stderr for error in ERRORS), done.stderr
+    return done
+
+
+def ends_as(workdir, whole):
+    """Whether weights, optimiser state, metrics and results are those of the whole run."""
+    config = small(**FIELDS)
+    same_results = [json.loads((folder / "results.json").read_text()) for folder in (workdir, whole)]
+    return (
+        same_bits(state_of(workdir, config), state_of(whole, config))
+        and rows_of(workdir) == rows_of(whole)
+        and same_results[0] == same_results[1]
+    )
+
+
+def garble(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def largest(folder):
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+DAMAGES = {
+    "truncated": lambda folder: os.truncate(largest(folder), 100),
+    "emptied": lambda folder: [os.truncate(p, 0) for p in folder.rglob("*") if p.is_file()],
+    "garbled in a byte": lambda folder: garble(largest(folder)),
+    "half deleted": lambda folder: shutil.rmtree(folder / "state"),
+    "without its seal": lambda folder: (folder / checkpoint.SEAL).unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(copy, whole, damage):
+    DAMAGES[damage](copy / "checkpoints" / "30")
+    done = go_on(copy)
+    said = [line for line in done.stderr.splitlines() if "is damaged, " in line]
+    assert len(said) == 1 and str(copy / "checkpoints" / "30") in said[0], done.stderr
+    assert "at meta-iteration 20" in done.stderr
+    assert ends_as(copy, whole)
+    assert [path.name for path in (copy / checkpoint.DAMAGED).iterdir()] == ["30.0"]  # put aside, not thrown away
+
+
+def test_all_checkpoints_damaged_is_an_error_and_no_fresh_start(copy):
+    for folder in (copy / "checkpoints").iterdir():
+        garble(largest(folder))
+    before = sorted(str(p) for p in copy.rglob("*"))
+    failed = go_on(copy, status=1)
+    assert "all 3 checkpoints are damaged: restore one from a backup, or name another workdir" in failed.stderr
+    assert sorted(str(p) for p in copy.rglob("*")) == before
+
+
+def test_a_checkpoint_of_another_network_or_version_is_named(copy):
+    seal = copy / "checkpoints" / "30" / checkpoint.SEAL
+    content = json.loads(seal.read_text())
+    content["arrays"]["params/params/dense/kernel"] = "float32[1, 300, 3]"
+    seal.write_text(json.dumps(content))
+    failed = go_on(copy, status=1)
+    assert "dense/kernel is float32[1, 300, 3] there and float32[1, 256, 3] here" in failed.stderr
+    assert failed.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_metrics_cut_in_a_line_are_mended(copy, whole):
+    shutil.rmtree(copy / "checkpoints" / "30")
+    metrics = copy / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(lines[:-1]) + lines[-1][:20])
+    go_on(copy)
+    assert ends_as(copy, whole)
+
+
+def test_the_config_may_be_left_out_and_free_fields_changed(copy, whole):
+    go_on(copy)
+    assert ends_as(copy, whole)
+    again = run("--workdir=run", "--config.eval_samples=24", config=None, cwd=copy.parent)
+    assert again.returncode == 0 and again.stdout.splitlines()[-1].endswith("over 24 tasks")
+    refused = run("--workdir=run", "--config.seed=3", "--config.sgd=True", config=None, cwd=copy.parent)
+    assert refused.returncode == 1
+    assert "holds another run (seed: 0 -> 3; sgd: False -> True)" in refused.stderr
+
+
+def test_a_workdir_in_use_is_refused_and_a_dead_runs_lock_is_none(copy, whole):
+    with lock(copy / ".lock"):
+        failed = go_on(copy, status=1)
+        assert failed.stderr.splitlines()[-1].startswith(f"error: workdir={copy} is in use by process {os.getpid()} on")
+    (copy / ".lock").write_text("process 1 on elsewhere")  # what a killed run leaves
+    go_on(copy)
+    assert ends_as(copy, whole)
+
+
+def test_a_workdir_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    failed = run("--workdir=file/run", cwd=tmp_path, **FIELDS)
+    assert failed.returncode == 1
+    last = failed.stderr.splitlines()[-1]
+    assert last.startswith("error: workdir=file/run: ") and "name another workdir" in last
+    assert not any(error in failed.stderr for error in ERRORS)
+
+
+def limited(size):
+    """What a process does first to have files of at most some bytes, as on a disk that is full."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_disk_full_while_saving_leaves_the_checkpoints_before(copy, whole):
+    for later in ("20", "30"):
+        shutil.rmtree(copy / "checkpoints" / later)
+    failed = go_on(copy, status=1, preexec_fn=limited(200_000))
+    last = failed.stderr.splitlines()[-1]
+    assert "checkpoints/20 cannot be written" in last and last.endswith("goes on from the newest")
+    assert checkpoint.newest(copy) == 10
+    assert "at meta-iteration 10" in go_on(copy).stderr
+    assert ends_as(copy, whole)
+
+
+def test_a_disk_full_while_logging(copy, whole):
+    for later in ("20", "30"):
+        shutil.rmtree(copy / "checkpoints" / later)
+    size = (copy / "metrics.jsonl").stat().st_size
+    failed = go_on(copy, status=1, preexec_fn=limited(size // 2))
+    assert failed.stderr.splitlines()[-1].startswith(f"error: workdir={copy}: File too large")
+    assert checkpoint.newest(copy) == 10
+    go_on(copy)
+    assert ends_as(copy, whole)
+
+
+def test_what_is_not_finite_is_named_and_never_saved(tmp_path):
+    """Weights that grow a thousandfold a step: finite at first, and then no more."""
+    failed = run("--workdir=run", cwd=tmp_path, **FIELDS | {"weight_decay": 1e4, "checkpoint_interval": 1})
+    assert failed.returncode == 1
+    last = failed.stderr.splitlines()[-1]
+    assert last.startswith("error: meta-iteration ") and "the loss or the update is not finite in the tasks of " in last
+    classes = last.partition("tasks of ")[2].partition(";")[0].split(", ")
+    assert len(classes) == 3 and all("/rot" in name for name in classes)
+    iteration = int(last.split()[2].rstrip(":"))
+    assert f"the newest checkpoint is {iteration};" in last
+    config = small(**FIELDS | {"weight_decay": 1e4})
+    state = state_of(tmp_path / "run", config)
+    assert int(state.iteration[0]) == iteration > 0
+    assert all(np.all(np.isfinite(x)) for x in (*state.params["params"]["dense"].values(),))
+
+
+def test_the_same_seed_gives_the_same_bits(whole, tmp_path):
+    assert run("--workdir=run", cwd=tmp_path, **FIELDS).returncode == 0
+    assert ends_as(tmp_path / "run", whole)
+    other = run("--workdir=other", cwd=tmp_path, **FIELDS | {"seed": 1})
+    assert other.returncode == 0 and not ends_as(tmp_path / "other", whole)
+
+
+def start(workdir, **fields):
+    return subprocess.Popen(command(f"--workdir={workdir}", **fields), stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(process, holds):
+    deadline = time.monotonic() + 300
+    while not holds():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_in_the_evaluation_ends_it_and_loses_nothing(tmp_path, number, status):
+    fields = FIELDS | {"meta_iters": 1, "eval_samples": 100_000}
+    process = start(tmp_path / "run", **fields)
+    wait_for(process, lambda: (tmp_path / "run" / "learning_curve.png").exists())
+    time.sleep(1)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert stderr.splitlines()[-1].startswith("interrupted in the evaluation; the training is saved")
+    assert checkpoint.newest(tmp_path / "run") == 1 and not (tmp_path / "run" / "results.json").exists()
+
+
+def test_a_second_interrupt_ends_the_program_at_once(tmp_path):
+    process = start(tmp_path / "run", **FIELDS | {"meta_iters": 100_000, "checkpoint_interval": 100_000})
+    wait_for(process, lambda: (tmp_path / "run" / "checkpoints").exists())
+    os.kill(process.pid, signal.SIGSTOP)  # so that both are there before it can end by the first
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    os.kill(process.pid, signal.SIGCONT)
+    process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGTERM, -signal.SIGINT, 130, 143)

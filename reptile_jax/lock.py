@@ -1,0 +1,39 @@
+"""A lock on a folder, held by one process at a time, that goes with the process that holds it, however it ends."""
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+class LockedError(Exception):
+    """Another process holds the lock; the message says which."""
+
+
+@contextlib.contextmanager
+def lock(file: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Holds a lock on a file, which is made where it is not there and stays.
+
+    Args:
+        file: the file; its folder exists.
+        waiting: called with the name of the process that has the lock, before it is waited for; None: do not wait.
+
+    Raises:
+        LockedError: another process has it.
+    """
+    with file.open("a+") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            opened.seek(0)
+            holder = opened.read().strip() or "another process"
+            if waiting is None:
+                raise LockedError(holder) from error
+            waiting(holder)
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        opened.truncate(0)
+        opened.write(f"process {os.getpid()} on {socket.gethostname()}")
+        opened.flush()
+        yield

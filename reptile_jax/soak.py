@@ -1,0 +1,136 @@
+"""Kills real runs with SIGKILL, again and again, and compares where they end: python -m reptile_jax.soak FOLDER.
+
+FOLDER must not exist. REPTILE_OMNIGLOT=DIR, the folder of Omniglot's archives, adds kills in the preparation of the
+data.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from reptile_jax import checkpoint
+from reptile_jax.devices import mesh_of, put
+from reptile_jax.programs import initial_states
+
+MAIN = Path(__file__).parent.parent / "main.py"
+FIELDS = {
+    "classes": 3, "shots": 1, "train_shots": 3, "inner_batch": 4, "inner_iters": 2, "meta_batch": 2,
+    "meta_iters": 12000, "eval_batch": 3, "eval_iters": 3, "eval_samples": 3000, "eval_interval": 50,
+    "checkpoint_interval": 200,
+}  # fmt: skip
+KILLS = {"data preparation": 3, "checkpoint write": 6, "training": 8, "evaluation": 3}
+DELAYS = {"data preparation": 0.3, "checkpoint write": 0, "training": 6, "evaluation": 2}  # seconds at most
+ATTEMPTS = 10  # to kill a run at a moment
+
+
+class Soak:
+    """One run that is killed, beside one that is not.
+
+    Attributes:
+        folder: of both runs, `whole` and `part`.
+        log: a line for each kill: the moment, and what was there.
+    """
+
+    def __init__(self, folder: Path, archives: str | None, seed: int = 0) -> None:
+        """Makes the folder; with `archives` the data is real Omniglot, which is prepared first."""
+        folder.mkdir(parents=True)
+        self.folder, self._random = folder, random.Random(seed)
+        self.log: list[str] = []
+        self._part, self._data = folder / "part", folder / "data"
+        data = {"data.name": "omniglot", "data.archives": archives, "data.dir": self._data} if archives else {}
+        config = f"--config={MAIN.parent / 'configs' / 'quickstart.py'}"
+        self._fields = [config, *(f"--config.{name}={value}" for name, value in (FIELDS | data).items())]
+        self._moments: dict[str, Callable[[], bool]] = {
+            "data preparation": lambda: any(self._data.glob("*/incomplete.*")),
+            "training": lambda: (self._part / "checkpoints").exists() and not self._pictured(),
+            "checkpoint write": self._writing,
+            "evaluation": lambda: self._pictured() and not (self._part / "results.json").exists(),
+        }
+
+    def run(self, workdir: str) -> None:
+        """Runs to the end.
+
+        Raises:
+            CalledProcessError: it failed.
+        """
+        subprocess.run([sys.executable, MAIN, *self._fields, f"--workdir={self.folder / workdir}"], check=True)
+
+    def kill(self, moment: str) -> None:
+        """Starts the run and kills it at a moment.
+
+        Raises:
+            RuntimeError: it was always past that moment.
+        """
+        for _ in range(ATTEMPTS):
+            if moment == "evaluation":
+                (self._part / "learning_curve.png").unlink(missing_ok=True)  # drawn again where evaluation begins
+            command = [sys.executable, str(MAIN), *self._fields, f"--workdir={self._part}"]
+            quiet = subprocess.DEVNULL
+            with subprocess.Popen(command, start_new_session=True, stdout=quiet, stderr=quiet) as process:
+                while not self._moments[moment]() and process.poll() is None:
+                    time.sleep(0.0005)
+                time.sleep(self._random.uniform(0, DELAYS[moment]))
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+            if process.returncode == -signal.SIGKILL and self._moments[moment]():
+                there = sorted(path.name for path in (self._part / "checkpoints").glob("*"))
+                self.log.append(f"{moment}: killed with checkpoints {', '.join(there) or 'none'}")
+                print(self.log[-1], flush=True)
+                return
+            (self._part / "results.json").unlink(missing_ok=True)
+        raise RuntimeError(f"the run was never met in {moment}")
+
+    def same(self) -> list[str]:
+        """Says in what the runs differ: checkpoints, metrics and results, times apart."""
+        wholes, parts = (self._contents(self.folder / name) for name in ("whole", "part"))
+        return [name for name in wholes if wholes[name] != parts[name]]
+
+    def _contents(self, workdir: Path) -> dict[str, object]:
+        """What is compared of a run."""
+        checkpoints, iteration = checkpoint.find(workdir)
+        config = checkpoints.config(iteration)
+        states = checkpoints.restore(iteration, put(mesh_of(config), initial_states(config)))
+        rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        return {
+            "state": [np.asarray(x).tobytes() for x in jax.tree.leaves(states)],
+            "metrics": [{k: v for k, v in row.items() if not k.endswith(("_seconds", "_per_second"))} for row in rows],
+            "results": (workdir / "results.json").read_text(),
+        }
+
+    def _pictured(self) -> bool:
+        return (self._part / "learning_curve.png").exists()
+
+    def _writing(self) -> bool:
+        """Whether a checkpoint is unfinished, or without its seal."""
+        for path in (self._part / "checkpoints").glob("*"):
+            if not path.name.isdecimal() or not (path / checkpoint.SEAL).exists():
+                return True
+        return False
+
+
+def soak(folder: Path, kills: dict[str, int], archives: str | None) -> Soak:
+    """Runs one run whole, and one that is killed so many times at each moment; then both have ended."""
+    runs = Soak(folder, archives)
+    for moment, count in kills.items():
+        if archives or moment != "data preparation":
+            for _ in range(count):
+                runs.kill(moment)
+    runs.run("part")
+    runs.run("whole")
+    return runs
+
+
+if __name__ == "__main__":
+    soaked = soak(Path(sys.argv[1]), KILLS, os.environ.get("REPTILE_OMNIGLOT"))
+    if differences := soaked.same():
+        sys.exit(f"error: after {len(soaked.log)} kills the run differs in {', '.join(differences)}")
+    print(f"after {len(soaked.log)} kills the run ended as the one that was never killed")
