@@ -9,7 +9,7 @@ quickstart: $(VENV)/installed  ## A whole run on the embedded synthetic data set
 	$(BIN)/python main.py --config=configs/quickstart.py
 
 test: $(VENV)/installed-test  ## Every test; those on real Omniglot need REPTILE_OMNIGLOT=DIR.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 benchmark: $(VENV)/installed-test  ## This project against the PyTorch reference, on this machine; nothing else may run.
 	$(BIN)/python main.py --mode=benchmark

@@ -30,7 +30,7 @@ FIELDS = st.fixed_dictionaries(
 ENDS = {"refused": 0, "trained": 0, "not finite": 0}
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=70, deadline=None, derandomize=True)
 @given(FIELDS)
 def _any_config(fields):
     with tempfile.TemporaryDirectory() as folder:
@@ -50,4 +50,4 @@ def _any_config(fields):
 
 def test_any_config_is_refused_or_trains():
     _any_config()
-    assert ENDS["refused"] > 20 and ENDS["trained"] > 5, ENDS
+    assert ENDS["refused"] > 20 and ENDS["trained"] > 3, ENDS

@@ -18,7 +18,7 @@ ARCHIVES = os.environ.get("REPTILE_OMNIGLOT")
 
 def test_a_trained_initialisation_beats_an_untrained_one_on_glyphs():
     config = quickstart.get_config()
-    config.meta_iters, config.eval_samples = 300, 1000
+    config.meta_iters, config.eval_samples = 300, 400
     mesh = mesh_of(config)
     data, program, states = load_data(config, mesh), eval_program(config, mesh, 1), put(mesh, initial_states(config))
     untrained = measure(config, program, data, "test", 1, states, mesh)
