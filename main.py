@@ -1,9 +1,11 @@
 """Trains and evaluates Reptile: python main.py --config=configs/NAME.py [--config.FIELD=VALUE ...] [--workdir=DIR]."""
 
+import os
 import signal
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -13,7 +15,7 @@ from reptile_jax import train
 from reptile_jax.checkpoint import CheckpointError
 from reptile_jax.config import ConfigError
 from reptile_jax.data import DataError
-from reptile_jax.devices import keep_compiled
+from reptile_jax.devices import ElsewhereError, keep_compiled
 from reptile_jax.interrupt import Interrupted
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -50,13 +52,15 @@ def parse_flags(argv: list[str]) -> list[str]:
     if len(rest) > 1:
         sys.exit(f"error: unexpected argument {rest[1]}: flags are written --name=value")
     config = flags.FLAGS["config"]
-    if MODE.value == "benchmark" and not config.present:
-        return rest
-    if not config.present or not Path(config.config_filename.partition(":")[0]).is_file():
+    if (MODE.value != "benchmark" or config.present) and (
+        not config.present or not Path(config.config_filename.partition(":")[0]).is_file()
+    ):
         sys.exit(f"error: config={config.config_filename if config.present else ''} is no file: give configs/NAME.py")
     for name in ("coordinator_address", "num_processes", "process_id"):
         if flags.FLAGS[name].present and not DISTRIBUTED.value:
             sys.exit(f"error: {name}={flags.FLAGS[name].value} is for several processes: give --distributed with it")
+    if DISTRIBUTED.value and MODE.value in ("parity", "benchmark"):
+        sys.exit(f"error: mode={MODE.value} is for one process: leave --distributed out")
     return rest
 
 
@@ -95,14 +99,23 @@ def main(_: list[str]) -> None:
         if MODE.value in ("parity", "benchmark"):
             sys.exit(beside_torch(name, workdir))
         run(CONFIG.value, workdir, Path(PRETRAINED.value) if PRETRAINED.value else None)
-    except (ConfigError, DataError, CheckpointError, train.TrainingError) as error:
-        sys.exit(f"error: {error}")
+    except (ConfigError, DataError, CheckpointError, ElsewhereError, train.TrainingError) as error:
+        fail(str(error))
     except OSError as error:
         reason = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
-        sys.exit(f"error: workdir={workdir}: {reason}: make room and write access there, or name another workdir")
+        fail(f"workdir={workdir}: {reason}: make room and write access there, or name another workdir")
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
         sys.exit(interrupted.status)
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the program with one line; as one of several processes at once, for the others may not come to an end."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    if jax.process_count() > 1:
+        time.sleep(0 if jax.process_index() else 1)  # with process 0 JAX ends the others, who have their line to say
+        os._exit(1)
+    sys.exit(1)
 
 
 def interrupted_at_once(number: int, _: object) -> None:

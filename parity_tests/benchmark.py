@@ -2,7 +2,6 @@
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,27 +17,36 @@ from tqdm import tqdm
 
 from configs import omniglot_1shot_5way, omniglot_1shot_20way
 from parity_tests import workloads
-from parity_tests.workloads import EVAL_TASKS, MATRIX, Work
-from reptile_jax.classes import load_data
-from reptile_jax.config import validate
+from parity_tests.workloads import EVAL_TASKS, Work
+from reptile_jax.classes import data_label, load_data
+from reptile_jax.config import ConfigError, validate
 from reptile_jax.devices import mesh_of
 
 ROUNDS = 9  # times that every measurement is taken, one after the other in turn
 SECONDS = 1.5  # that one measurement takes, about
+SIZES = (1024, 2048, 4096)  # of the matrix products that the rates are held against
 PARTS = ("sampling", "optimiser", "backward")  # of a training step, in the order in which they are taken away
 MEMORY = (5, 100)  # measurements of the training process's memory, and meta-iterations between them
 
 
-class Rate(NamedTuple):
-    """Units a second: the median over the rounds, and the extremes."""
+class Measured(NamedTuple):
+    """The median over the rounds, and the extremes."""
 
     median: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        """As "41.2 (39.8 to 42.0)"."""
+        """As "41.2 (39.8 to 42)"."""
         return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
+
+    def percent(self) -> str:
+        """As "50% (48% to 51%)"."""
+        return f"{self.median:.1%} ({self.low:.1%} to {self.high:.1%})"
+
+    def as_json(self) -> dict[str, Any]:
+        """As {"median": …, "range": [LOW, HIGH]}."""
+        return {"median": self.median, "range": [self.low, self.high]}
 
 
 def published() -> dict[str, ConfigDict]:
@@ -65,96 +73,106 @@ def run(settings: dict[str, ConfigDict], workdir: Path) -> None:
     """
     for config in settings.values():
         validate(config)
+        if config.num_seeds != 1 or len(jax.devices()) > 1:
+            raise ConfigError(
+                f"num_seeds={config.num_seeds} on {len(jax.devices())} devices: the reference has one seed and one "
+                f"device, so that the benchmark has too: give num_seeds=1, and show JAX one device"
+            )
     versions = {"jax": jax.__version__, "torch": torch.__version__}
-    results: dict[str, Any] = {
-        "machine": {"device": jax.devices()[0].device_kind, "cpus": os.cpu_count(), "versions": versions}
-    }
+    device = jax.devices()[0].device_kind
+    results: dict[str, Any] = {"machine": {"device": device, "cpus": os.cpu_count(), "versions": versions}}
     for name, config in settings.items():
-        print(
-            f"{name}: JAX {jax.__version__} on {jax.devices()[0].device_kind}, PyTorch {torch.__version__} on the CPU"
-        )
+        print(f"\n{name} on {data_label(config)}; JAX {versions['jax']} on {device}, PyTorch {versions['torch']}\n")
         results[name] = measure(name, config)
-    first = next(iter(settings.values()))
-    results["process"] = training_process(first)
+    for name, config in settings.items():
+        print(f"\n{name} on {data_label(config)}: a training process alone\n")
+        results[name]["process"] = training_process(config)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "benchmark.json").write_text(json.dumps(results, indent=2) + "\n")
 
 
 def measure(name: str, config: ConfigDict) -> dict[str, Any]:
-    """Measures one setting, and prints it."""
-    mesh = mesh_of(config)
-    data = load_data(config, mesh)
+    """Measures one setting, and prints it as two tables."""
+    data = load_data(config, mesh_of(config))
+    batches = (1, config.meta_batch, 2 * config.meta_batch)
     works = {
         "train, JAX": workloads.training(config, data),
         "train, PyTorch": workloads.training_torch(config, data),
         "eval, JAX": workloads.evaluation(config, data),
         "eval, PyTorch": workloads.evaluation_torch(config, data),
-        "matrix product": workloads.products(),
+        **{f"product of {size}": workloads.products(size) for size in SIZES},
         "curve point": workloads.curve(config, data),
         **{f"without {n} parts": workloads.without(config, data, *PARTS[:n]) for n in range(len(PARTS) + 1)},
-        "end of the run": workloads.training(config, data, iteration=config.meta_iters * 9 // 10),
-        **{
-            f"meta_batch {tasks}": workloads.training(with_batch(config, tasks), data)
-            for tasks in (1, 2 * config.meta_batch)
-        },
+        "late": workloads.training(config, data, iteration=config.meta_iters * 9 // 10),
+        **{f"meta_batch {tasks}": workloads.training(with_batch(config, tasks), data) for tasks in batches},
     }
     rates = measured_in_turn(name, works)
-    for work in ("eval, JAX", "eval, PyTorch"):
-        rates[work] = [EVAL_TASKS * rate for rate in rates[work]]
-    rate = {work: summary(values) for work, values in rates.items()}
-    result: dict[str, Any] = {}
-    for kind, unit in (("train", "meta-iterations/s"), ("eval", "tasks/s")):
-        jax_rate, torch_rate = rates[f"{kind}, JAX"], rates[f"{kind}, PyTorch"]
-        ratio = summary([a / b for a, b in zip(jax_rate, torch_rate, strict=True)])
-        result[kind] = {"unit": unit, "ratio": ratio.median, "ratio_range": ratio[1:]}
-        for side, of_side in (("jax", summary(jax_rate)), ("torch", summary(torch_rate))):
-            result[kind] |= {side: of_side.median, f"{side}_range": of_side[1:]}
-        row(f"{kind}, {unit}", f"JAX {summary(jax_rate)}", f"PyTorch {summary(torch_rate)}", f"ratio {ratio}")
-    gflop = flops(config) / 1e9
-    peak = 2 * MATRIX**3 / 1e9 * rate["matrix product"].median
-    reached = rate["train, JAX"].median * gflop
-    row(
-        "arithmetic, GFLOP/s", f"training {reached:.0f}", f"{MATRIX}³ product {peak:.0f}", f"share {reached / peak:.0%}"
-    )
-    result["gflops"] = {"per_meta_iteration": gflop, "reached": reached, "matmul": peak, "share": reached / peak}
-    point = 1 / rate["curve point"].median
-    between = config.eval_interval / rate["train, JAX"].median
-    row("a point of the curves", f"{1000 * point:.0f} ms", f"every {config.eval_interval} meta-iterations",
-        f"{point / (point + between):.0%} of a run's time, not in the rates above")  # fmt: skip
-    result["curve"] = {"seconds_per_point": point, "share_of_run": point / (point + between)}
-    result["shares"] = shares(rates)
-    row("where the time goes", *(f"{part} {share:.1%}" for part, share in result["shares"].items()))
-    result["scaling"] = {"end_of_run": rate["end of the run"].median / rate["train, JAX"].median}
-    per_task = {tasks: 1000 / (tasks * rate[work].median) for tasks, work in
-                ((1, "meta_batch 1"), (config.meta_batch, "train, JAX"),
-                 (2 * config.meta_batch, f"meta_batch {2 * config.meta_batch}"))}  # fmt: skip
-    result["scaling"]["milliseconds_per_task"] = per_task
-    row("scaling", *(f"meta_batch {tasks}: {ms:.2f} ms a task" for tasks, ms in per_task.items()),
-        f"rate at the end of the run: {result['scaling']['end_of_run']:.0%} of that at its start")  # fmt: skip
+    result: dict[str, Any] = {"data": data_label(config)}
+
+    row("", "this program", "PyTorch reference", "ratio, pair by pair")
+    row("---", "---", "---", "---")
+    for kind, unit, of_each in (("train", "meta-iterations/s", 1), ("eval", "tasks/s, both protocols", EVAL_TASKS)):
+        ours, theirs = (of_each * rates[f"{kind}, {side}"] for side in ("JAX", "PyTorch"))
+        sides = {"jax": median(ours), "torch": median(theirs), "ratio": median(ours / theirs)}
+        row(f"{kind}, {unit}", *sides.values())
+        result[kind] = {"unit": unit}
+        for side, measured in sides.items():
+            result[kind] |= {side: measured.median, f"{side}_range": measured[1:]}
+
+    speed = rates["train, JAX"]
+    size = max(SIZES, key=lambda size: size**3 * median(rates[f"product of {size}"]).median)
+    peak = 2 * size**3 / 1e9 * rates[f"product of {size}"]
+    reached = flops(config) / 1e9 * speed
+    points, between = 1 / rates["curve point"], config.eval_interval / speed
+    others = {
+        "gflops": median(reached),
+        "matmul_gflops": median(peak),
+        "share_of_matmul": median(reached / peak),
+        "milliseconds_per_curve_point": median(1000 * points),
+        "curve_share_of_run": median(points / (points + between)),
+        **{f"share_{part}": median(share) for part, share in shares(rates).items()},
+        **{
+            f"milliseconds_per_task_{tasks}": median(1000 / (tasks * rates[f"meta_batch {tasks}"])) for tasks in batches
+        },
+        "late_beside_early": median(rates["late"] / speed),
+    }
+    result |= {key: measured.as_json() for key, measured in others.items()}
+    print()
+    row("", "training")
+    row("---", "---")
+    row("arithmetic, GFLOP/s", f"{others['gflops']}: {others['share_of_matmul'].percent()} of the "
+        f"{others['matmul_gflops']} of a {size}³ product, the fastest of {', '.join(map(str, SIZES))}")  # fmt: skip
+    row("a point of the curves, not in the rates above", f"{others['milliseconds_per_curve_point']} ms every "
+        f"{config.eval_interval} meta-iterations: {others['curve_share_of_run'].percent()} of a run's time")  # fmt: skip
+    for part in (*PARTS, "forward"):
+        row(f"{part}, share of a step", others[f"share_{part}"].percent())
+    for tasks in batches:
+        row(f"a task at meta_batch={tasks}", f"{others[f'milliseconds_per_task_{tasks}']} ms")
+    row("rate at nine tenths of the run, beside that at its start", others["late_beside_early"].percent())
     return result
 
 
-def row(name: str, *cells: str) -> None:
-    """Prints a row of the table."""
-    print(f"  {name + ':':<28}" + "; ".join(cells))
+def row(*cells: object) -> None:
+    """Prints a row of a table."""
+    print(f"| {' | '.join(map(str, cells))} |")
 
 
-def summary(values: list[float]) -> Rate:
-    """Median and extremes."""
-    return Rate(statistics.median(values), min(values), max(values))
+def median(values: np.ndarray) -> Measured:
+    """Median and extremes of the rounds' values [rounds]."""
+    return Measured(float(np.median(values)), float(np.min(values)), float(np.max(values)))
 
 
-def measured_in_turn(name: str, works: dict[str, Work]) -> dict[str, list[float]]:
-    """The rates of every work in `ROUNDS` rounds, units/s; each is run once before, to compile and to warm up."""
-    amounts, rates = {}, {work: [] for work in works}
+def measured_in_turn(name: str, works: dict[str, Work]) -> dict[str, np.ndarray]:
+    """The rates of every work, units/s, [rounds]; each is run once before, to compile and to warm up."""
+    amounts, rates = {}, {work: np.zeros(ROUNDS) for work in works}
     with tqdm(total=len(works) * (ROUNDS + 1), desc=name, leave=False, disable=None) as bar:
         for work, do in works.items():
             do(1)
             amounts[work] = max(1, round(SECONDS * rate_of(do, 2)))
             bar.update()
-        for _ in range(ROUNDS):
+        for i in range(ROUNDS):
             for work, do in works.items():
-                rates[work].append(rate_of(do, amounts[work]))
+                rates[work][i] = rate_of(do, amounts[work])
                 bar.update()
     return rates
 
@@ -166,14 +184,15 @@ def rate_of(do: Work, amount: int) -> float:
     return amount / (time.perf_counter() - began)
 
 
-def shares(rates: dict[str, list[float]]) -> dict[str, float]:
-    """The share of each part of a training step in its time, from the times without it, median over the rounds.
+def shares(rates: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The share of each part of a training step in its time, from the times without it, [rounds].
 
-    The variants take away one of `PARTS` after the other; what is left is the forward pass.
+    The variants take away one of `PARTS` after the other; what is left is the forward pass. The shares of a round sum
+    to 1; their medians need not, and one that is a small difference of large times can be below 0.
     """
-    times = np.array([[1 / rate for rate in rates[f"without {n} parts"]] for n in range(len(PARTS) + 1)])
-    parts = np.append(times[:-1] - times[1:], times[-1:], axis=0) / times[0]  # [parts, rounds]
-    return dict(zip((*PARTS, "forward"), np.median(parts, axis=1).tolist(), strict=True))
+    times = np.array([1 / rates[f"without {n} parts"] for n in range(len(PARTS) + 1)])
+    parts = np.append(times[:-1] - times[1:], times[-1:], axis=0) / times[0]
+    return dict(zip((*PARTS, "forward"), parts, strict=True))
 
 
 def with_batch(config: ConfigDict, tasks: int) -> ConfigDict:
@@ -207,18 +226,17 @@ def training_process(config: ConfigDict) -> dict[str, Any]:
             seconds["cold"].append(footprint(config, cache, 0)[0])
             seconds["warm"].append(footprint(config, cache, 0)[0])
             if i == 0:
-                _, (*memory, peak) = footprint(config, cache, MEMORY[0])
-    first = {kind: summary(values) for kind, values in seconds.items()}
-    by_iteration = {1 + i * MEMORY[1]: round(megabytes) for i, megabytes in enumerate(memory)}
-    print("a training process alone")
-    row("first meta-iteration", *(f"{kind} compilation cache {rate} s" for kind, rate in first.items()))
-    row(
-        "resident memory, MB",
-        *(f"{megabytes} at {iteration}" for iteration, megabytes in by_iteration.items()),
-        f"at most {peak:.0f}",
-    )
+                _, (_, *memory, peak) = footprint(config, cache, MEMORY[0])
+    starts = {kind: median(np.array(values)) for kind, values in seconds.items()}
+    by_iteration = {(i + 1) * MEMORY[1]: round(megabytes) for i, megabytes in enumerate(memory)}
+    row("", "a training process, PyTorch not imported")
+    row("---", "---")
+    for kind, measured in starts.items():
+        row(f"its start to the end of the first meta-iteration, compilation cache {kind}", f"{measured} s")
+    row("resident memory, MB, at meta-iteration", ", ".join(f"{i}: {mb}" for i, mb in by_iteration.items()))
+    row("resident memory at most, training, curves, checkpoints and evaluation", f"{peak:.0f} MB")
     return {
-        "first_meta_iteration_seconds": {kind: rate.median for kind, rate in first.items()},
+        "first_meta_iteration_seconds": {kind: measured.as_json() for kind, measured in starts.items()},
         "resident_megabytes": by_iteration,
         "peak_megabytes": round(peak),
     }
@@ -233,6 +251,7 @@ def footprint(config: ConfigDict, cache: str, measurements: int) -> tuple[float,
         env=os.environ | {"JAX_COMPILATION_CACHE_DIR": cache},
         cwd=Path(__file__).parent.parent,
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         text=True,
     ) as process:
         assert process.stdout is not None

@@ -4,10 +4,12 @@ import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from configs import omniglot_1shot_5way, omniglot_1shot_20way
 from parity_tests import benchmark
+from reptile_jax.config import ConfigError
 from reptile_jax.model import OmniglotClassifier
 from reptile_jax.train_test import small
 
@@ -37,20 +39,29 @@ def test_a_benchmark_of_one_round(tmp_path, monkeypatch, capsys):
             assert 0 < low <= measured[side] <= high
         (jax_low, jax_high), (torch_low, torch_high) = measured["jax_range"], measured["torch_range"]
         assert jax_low / torch_high <= measured["ratio"] <= jax_high / torch_low
-    gflops = results["small"]["gflops"]
-    assert gflops["reached"] == pytest.approx(gflops["per_meta_iteration"] * results["small"]["train"]["jax"])
-    assert gflops["share"] == pytest.approx(gflops["reached"] / gflops["matmul"])
-    assert set(results["small"]["shares"]) == {"sampling", "forward", "backward", "optimiser"}
-    process = results["process"]
+    setting = results["small"]
+    per_second = setting["gflops"]["median"] / setting["train"]["jax"]
+    assert per_second == pytest.approx(benchmark.flops(config) / 1e9)
+    assert setting["share_of_matmul"]["range"][0] <= setting["share_of_matmul"]["median"] < 1
+    assert {key for key in setting if key.startswith("share_")} == {
+        "share_of_matmul", "share_sampling", "share_forward", "share_backward", "share_optimiser",
+    }  # fmt: skip
+    process = setting["process"]
     assert set(process["first_meta_iteration_seconds"]) == {"cold", "warm"}
-    assert list(process["resident_megabytes"]) == ["1", "4", "7"]
+    assert list(process["resident_megabytes"]) == ["3", "6"]
     assert process["peak_megabytes"] >= max(process["resident_megabytes"].values())
-    assert "train, meta-iterations/s" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "small on glyphs (synthetic)" in printed and "| train, meta-iterations/s | " in printed
+
+
+def test_several_seeds_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="num_seeds=2 on 1 devices"):
+        benchmark.run({"small": small(num_seeds=2)}, tmp_path / "run")
 
 
 def test_the_shares_of_parts_of_known_times():
     """Times of 10, 9, 7 and 2 s with sampling, then without it, then without the optimiser, then without backward."""
-    rates = {f"without {n} parts": [1 / seconds] for n, seconds in enumerate((10, 9, 7, 2))}
+    rates = {f"without {n} parts": np.array([1 / seconds]) for n, seconds in enumerate((10, 9, 7, 2))}
     assert benchmark.shares(rates) == pytest.approx(
         {"sampling": 0.1, "optimiser": 0.2, "backward": 0.5, "forward": 0.2}
     )

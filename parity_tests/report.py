@@ -70,7 +70,7 @@ def _small(config: ConfigDict) -> ConfigDict:
     """Returns the config, with sizes that an ordinary machine computes in minutes."""
     small = config.copy_and_resolve_references()
     with small.unlocked():
-        small.data.validation_classes = 0
+        small.data.validation_classes, small.num_seeds = 0, 1
         small.meta_batch = min(config.meta_batch, 2)
         small.inner_iters = min(max(config.inner_iters, 2), 4)  # 2: a step before first-order MAML's tail
         small.eval_iters = min(config.eval_iters, 5)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from parity_tests import bridge
 from reptile_jax.classes import Data
-from reptile_jax.devices import mesh_of, put
+from reptile_jax.devices import at_once, mesh_of, put
 from reptile_jax.episodes import Pool, TrainTask
 from reptile_jax.inner_loop import InnerLoop
 from reptile_jax.measure import task_keys
@@ -24,11 +24,10 @@ from reptile_jax.programs import (
     sample_meta_batch,
     train_program,
 )
-from reptile_jax.reptile import MetaMetrics, MetaState, meta_update
+from reptile_jax.reptile import MetaMetrics, MetaState, Spread, meta_update
 from reptile_jax.train import curve_keys
 from reptile_torch_ref import reptile
 
-MATRIX = 2048  # rows and columns of the matrix product that the rates are held against
 EVAL_TASKS = 10  # in one dispatch
 EPISODES = 8  # meta-iterations of episodes that are sampled before, and met again and again
 
@@ -75,7 +74,10 @@ def without(config: ConfigDict, data: Data, *parts: str) -> Work:
 
         def meta_iteration(i: jax.Array, carry: tuple[MetaState, MetaMetrics]) -> tuple[MetaState, MetaMetrics]:
             tasks = jax.tree.map(lambda x: x[i % EPISODES], episodes) if "sampling" in parts else sample(i)
-            return meta_update(loop, carry[0], tasks, 1.0, foml=config.foml, inner_state=config.inner_state)
+            spread = Spread(at_once(config))
+            return meta_update(
+                loop, carry[0], tasks, 1.0, foml=config.foml, inner_state=config.inner_state, spread=spread
+            )
 
         return lax.fori_loop(0, amount, meta_iteration, (state, MetaMetrics(jnp.zeros(()), jnp.zeros(()))))
 
@@ -164,9 +166,9 @@ def inner_of(config: ConfigDict) -> reptile.Inner:
     return reptile.Inner(config.learning_rate, config.sgd, config.weight_decay, config.inner_state)
 
 
-def products() -> Work:
-    """Products of two large float32 matrices."""
-    multiply, a = jax.jit(jnp.matmul), random.normal(random.key(0), (MATRIX, MATRIX))
+def products(size: int) -> Work:
+    """Products of two float32 matrices [size, size]."""
+    multiply, a = jax.jit(jnp.matmul), random.normal(random.key(0), (size, size))
 
     def work(amount: int) -> None:
         for _ in range(amount):

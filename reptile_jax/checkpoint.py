@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
-from reptile_jax.devices import is_main
+from reptile_jax.devices import ElsewhereError, is_main, together
 from reptile_jax.reptile import MetaState
 
 FOLDER = "checkpoints"  # inside a workdir
@@ -33,12 +33,20 @@ class CheckpointError(Exception):
 class Checkpoints:
     """The checkpoints of one workdir, numbered by meta-iteration."""
 
-    def __init__(self, workdir: Path) -> None:
-        """Opens the workdir's checkpoints; makes the folder if it is not there."""
+    def __init__(self, workdir: Path, write: bool = False) -> None:
+        """Opens the workdir's checkpoints.
+
+        Args:
+            workdir: the workdir.
+            write: to write more, too: makes the folder if it is not there, and clears away what was not finished.
+        """
         self._folder = (workdir / FOLDER).absolute()
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
-        )
+        if write:
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            )
+        else:
+            options = ocp.CheckpointManagerOptions(read_only=True)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def save(self, states: MetaState, config: ConfigDict) -> None:
@@ -55,11 +63,14 @@ class Checkpoints:
         saved_config = ocp.args.JsonSave(json.loads(config.to_json()))
         items = ocp.args.Composite(state=ocp.args.StandardSave(states), config=saved_config)
         try:
-            if is_main():
-                self._find_room(2 * sum(x.nbytes for x in jax.tree.leaves(states)))
+            with together():
+                if is_main():
+                    self._find_room(2 * sum(x.nbytes for x in jax.tree.leaves(states)))
             self._manager.save(iteration, args=items)
             if is_main():
                 _seal(self._folder / str(iteration), states)
+        except ElsewhereError:
+            raise
         except Exception as error:  # of what kind depends on which of Orbax's layers the disk's error meets
             raise CheckpointError(
                 f"{self._folder / str(iteration)} cannot be written ({_one_line(error)}); the checkpoints before are "
@@ -120,8 +131,12 @@ def find(path: Path) -> tuple[Checkpoints, int]:
     raise CheckpointError(f"{path} holds no checkpoint: name a workdir that was trained in, or one of its {FOLDER}/*")
 
 
-def newest(workdir: Path) -> int | None:
+def newest(workdir: Path, quiet: bool = False) -> int | None:
     """Returns the newest undamaged checkpoint's meta-iteration, None where there is no checkpoint; writes nothing.
+
+    Args:
+        workdir: the workdir.
+        quiet: not to say which ones are damaged.
 
     Raises:
         CheckpointError: all that there are are damaged.
@@ -132,7 +147,7 @@ def newest(workdir: Path) -> int | None:
         problem = damage(path)
         if not problem:
             return iteration
-        if is_main():
+        if is_main() and not quiet:
             print(f"{path} is damaged, {problem}: the one before it is looked for", file=sys.stderr)
     if iterations:
         raise CheckpointError(

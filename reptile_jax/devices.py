@@ -1,7 +1,8 @@
 """Where a run computes: tasks and seeds spread over the devices of every process, and what the processes agree on."""
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,29 @@ def agreed(number: int) -> int:
 def same_everywhere(number: int) -> bool:
     """Whether all processes give the same number; each of them has to call it."""
     return bool(np.all(_everywhere(number) == number))
+
+
+class ElsewhereError(Exception):
+    """Another process of the run failed, and says why."""
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """What one process raises in here, all raise, so that none waits for another; each of them has to come here.
+
+    Raises:
+        ElsewhereError: in the processes that did not fail themselves.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as raised:
+        error = raised
+    failed = agreed(error is not None)
+    if error is not None:
+        raise error
+    if failed:
+        raise ElsewhereError("another process of the run failed, and says why")
 
 
 def _everywhere(number: int) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from reptile_jax import eight_devices
+from reptile_jax.lock import lock
 from reptile_jax.program_test import SMALL, command, run
 from reptile_jax.train_test import same_bits, small, state_of
 
@@ -114,6 +115,16 @@ def test_a_signal_to_one_of_two_processes_saves_the_run_of_both(whole, tmp_path)
     assert same_bits(state_of(tmp_path / "run", config), state_of(whole, config))
     results = [json.loads((folder / "results.json").read_text()) for folder in (whole, tmp_path / "run")]
     assert results[0] == results[1]
+
+
+def test_what_one_process_cannot_do_ends_both(tmp_path):
+    """Process 0 alone takes the lock, and is refused."""
+    (tmp_path / "run").mkdir()
+    with lock(tmp_path / "run" / ".lock"):
+        (status, _, err), (other_status, _, other_err) = finish(start(2, tmp_path, "--workdir=run", **FIELDS))
+    assert (status, other_status) == (1, 1)
+    assert err.splitlines()[-1].startswith("error: workdir=run is in use by process ")
+    assert other_err.splitlines()[-1] == "error: another process of the run failed, and says why"
 
 
 @pytest.mark.parametrize(

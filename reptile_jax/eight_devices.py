@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import omniglot_1shot_5way, omniglot_1shot_20way
 from reptile_jax.classes import load_data
 from reptile_jax.devices import mesh_of, put
 from reptile_jax.measure import measure, task_keys
@@ -104,3 +105,35 @@ def test_tasks_that_do_not_divide_are_all_evaluated():
     assert predictions.inductive.shape == (1, 11, 3)
     first, _ = program(states, data.images, jax.tree.map(lambda x: x[:8], pools), keys[:, :8])
     assert np.array_equal(tasks.support.rows[:, :8], first.support.rows)
+
+
+@pytest.mark.parametrize(
+    ("module", "devices"), [*((omniglot_1shot_5way, n) for n in (2, 4, 8)), (omniglot_1shot_20way, 8)]
+)
+def test_a_published_run_on_any_number_of_devices(module, devices):
+    """Five tasks, which divide by none of these numbers; one meta-iteration."""
+    config = module.get_config()
+    config.data.name = "glyphs"
+    assert distance(train(config, devices, jnp.float32, 1), train(config, 1, jnp.float32, 1)) < 1e-4
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize(
+    "fields", [{}, {"num_seeds": 4}, {"foml": True}, {"inner_state": "sequential", "num_seeds": 8}]
+)
+def test_eight_accelerators_programs_lower(platform, fields):
+    config = small(tasks_at_once="all", **fields)
+    mesh = mesh_of(config)
+    data, states = load_data(config, mesh), put(mesh, initial_states(config))
+    seeds = np.arange(config.num_seeds, dtype=np.int32)
+    exported = jax.export.export(train_program(config, mesh), platforms=[platform])(
+        states, seeds, data.images, data.pools["train"], 10
+    )
+    assert exported.nr_devices == 8
+    assert ("all_reduce" in exported.mlir_module()) == (mesh.shape["tasks"] > 1)
+    pools, keys = (
+        jax.tree.map(lambda x: np.full(8, x, np.int32), data.pools["test"]),
+        np.zeros((len(seeds), 8, 2), "uint32"),
+    )
+    exported = jax.export.export(eval_program(config, mesh, 1), platforms=[platform])(states, data.images, pools, keys)
+    assert exported.nr_devices == 8

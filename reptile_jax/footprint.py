@@ -1,22 +1,35 @@
 """What a training process takes, alone: python -m reptile_jax.footprint CONFIG_AS_JSON MEASUREMENTS STEP.
 
-Prints its resident memory, in MB, as soon as the first meta-iteration is done and after every STEP more, and at the end
-the most that it was.
+Prints its resident memory, in MB, as soon as the first meta-iteration is done; then, where there are MEASUREMENTS to
+make, trains and evaluates a run, and prints it after every STEP meta-iterations and, last, the most that it was.
 """
 
+import contextlib
 import json
 import sys
+import tempfile
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-import reptile_jax.train  # noqa: F401  what a run imports
+from reptile_jax import train
 from reptile_jax.classes import load_data
 from reptile_jax.config import seeds_of
 from reptile_jax.devices import keep_compiled, mesh_of, put
+from reptile_jax.metrics import MetricsWriter
 from reptile_jax.programs import initial_states, train_program
+
+
+class Reporter(MetricsWriter):
+    """Prints the resident memory at every point of the curves."""
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Writes the point, too."""
+        super().write(step, values)
+        print(megabytes("VmRSS"), file=sys.__stdout__, flush=True)
 
 
 def megabytes(field: str) -> float:
@@ -25,19 +38,29 @@ def megabytes(field: str) -> float:
     return int(fields[field].split()[0]) / 1024
 
 
-def main(config: ConfigDict, measurements: int, step: int) -> None:
-    """Trains for a while, printing."""
+def first_meta_iteration(config: ConfigDict) -> None:
+    """Does what a run does up to the end of its first meta-iteration."""
     mesh = mesh_of(config)
     data, states = load_data(config, mesh), put(mesh, initial_states(config))
-    advance, seeds = train_program(config, mesh), np.array(seeds_of(config), np.int32)
-    for count in [1] + [step] * measurements:
-        states, _ = advance(states, seeds, data.images, data.pools["train"], count)
-        jax.block_until_ready(states)
-        print(megabytes("VmRSS"), flush=True)
-    print(megabytes("VmHWM"))
-    assert "torch" not in sys.modules
+    seeds = np.array(seeds_of(config), np.int32)
+    jax.block_until_ready(train_program(config, mesh)(states, seeds, data.images, data.pools["train"], 1))
+
+
+def whole_run(config: ConfigDict, measurements: int, step: int) -> None:
+    """Trains with curves and checkpoints, and evaluates."""
+    config.unlock()
+    config.update(meta_iters=measurements * step, eval_interval=step, checkpoint_interval=step, eval_samples=50)
+    patched, quiet = mock.patch.object(train, "MetricsWriter", Reporter), contextlib.redirect_stdout(sys.stderr)
+    with tempfile.TemporaryDirectory() as folder, patched, quiet:
+        train.train_and_evaluate(config, Path(folder))
 
 
 if __name__ == "__main__":
     keep_compiled()
-    main(ConfigDict(json.loads(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]))
+    config, measurements, step = ConfigDict(json.loads(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
+    first_meta_iteration(config)
+    print(megabytes("VmRSS"), flush=True)
+    if measurements:
+        whole_run(config, measurements, step)
+    print(megabytes("VmHWM"))
+    assert "torch" not in sys.modules

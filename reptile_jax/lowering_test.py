@@ -63,10 +63,11 @@ def test_a_grouped_convolution_and_a_host_transfer_would_be_seen():
 @pytest.mark.parametrize("convolution", ["matmul", "lax"])
 @pytest.mark.parametrize("program", ["train", "eval"])
 def test_programs_lower_for_accelerators(platform, convolution, program):
-    function, arguments = traced(program=program, convolution=convolution, tasks_at_once="all")
-    exported = jax.export.export(function, platforms=[platform])(*arguments)
-    assert exported.platforms == (platform,)
-    assert bool(GROUPED.search(exported.mlir_module())) == (convolution == "lax")
+    for module in (omniglot_1shot_5way, omniglot_1shot_20way):
+        function, arguments = traced(module, program, convolution=convolution, tasks_at_once="all")
+        exported = jax.export.export(function, platforms=[platform])(*arguments)
+        assert exported.platforms == (platform,)
+        assert bool(GROUPED.search(exported.mlir_module())) == (convolution == "lax")
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

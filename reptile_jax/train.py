@@ -18,7 +18,7 @@ from reptile_jax import checkpoint, plots
 from reptile_jax.checkpoint import CheckpointError, Checkpoints
 from reptile_jax.classes import Data, data_label, load_data
 from reptile_jax.config import ConfigError, differences, field_names, seeds_of, validate
-from reptile_jax.devices import agreed, is_main, mesh_of, put, same_everywhere
+from reptile_jax.devices import agreed, is_main, mesh_of, put, same_everywhere, together
 from reptile_jax.diagnose import classes_of_bad_tasks
 from reptile_jax.interrupt import Interrupted, Stop, stop_on_signal
 from reptile_jax.lock import LockedError, lock
@@ -54,7 +54,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, pretrained: Path | Non
     """
     validate(config)
     mesh = _devices(config)
-    newest = checkpoint.newest(workdir)
+    with together():
+        newest = checkpoint.newest(workdir)
     if not same_everywhere(-1 if newest is None else newest):
         raise ConfigError(
             f"workdir={workdir} does not hold the same run in every process: name one on a disk that all of them share"
@@ -66,12 +67,17 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, pretrained: Path | Non
         states = states._replace(iteration=jnp.zeros_like(states.iteration))
     else:
         states = put(mesh, initial_states(config))
-    data = load_data(config, mesh)
+    with together():
+        data = load_data(config, mesh)
     with _held(workdir), stop_on_signal() as stop:
-        if is_main():
-            if newest is not None:
+        with together():
+            if checkpoint.newest(workdir, quiet=True) != newest:
+                raise ConfigError(f"workdir={workdir} was trained in by another run just now: start this one again")
+            if is_main():
                 checkpoint.set_aside_damaged(workdir)
-            replace_text(workdir / "config.json", config.to_json(indent=2) + "\n")
+                replace_text(workdir / "config.json", config.to_json(indent=2) + "\n")
+                if newest is not None:
+                    print(f"Resuming {workdir} at meta-iteration {newest}.", file=sys.stderr)
         states = train(config, workdir, data, states, mesh, stop)
         return evaluate(config, workdir, data, states, mesh, stop)
 
@@ -84,7 +90,8 @@ def evaluate_only(config: ConfigDict, workdir: Path, pretrained: Path | None = N
     validate(config)
     mesh = _devices(config)
     states = load_pretrained(config, pretrained or workdir, mesh)
-    data = load_data(config, mesh)
+    with together():
+        data = load_data(config, mesh)
     with _held(workdir), stop_on_signal() as stop:
         return evaluate(config, workdir, data, states, mesh, stop)
 
@@ -97,14 +104,15 @@ def _held(workdir: Path) -> Iterator[None]:
         ConfigError: another run is at work there.
     """
     with contextlib.ExitStack() as held:
-        if is_main():
-            workdir.mkdir(parents=True, exist_ok=True)
-            try:
-                held.enter_context(lock(workdir / LOCK))
-            except LockedError as holder:
-                raise ConfigError(
-                    f"workdir={workdir} is in use by {holder}: wait for its end, or name another workdir"
-                ) from holder
+        with together():
+            if is_main():
+                workdir.mkdir(parents=True, exist_ok=True)
+                try:
+                    held.enter_context(lock(workdir / LOCK))
+                except LockedError as holder:
+                    raise ConfigError(
+                        f"workdir={workdir} is in use by {holder}: wait for its end, or name another workdir"
+                    ) from holder
         yield
 
 
@@ -118,8 +126,8 @@ def _devices(config: ConfigDict) -> Mesh:
                 f"cannot be spread over {jax.process_count()} processes: give averaged, or run one process"
             )
         print(
-            f"inner_state={config.inner_state} passes the second moment from task to task: {used} of {there} devices "
-            f"computes.",
+            f"inner_state={config.inner_state} passes the second moment from task to task: {used} of {there} devices, "
+            f"one for each row of seeds, computes.",
             file=sys.stderr,
         )
     return mesh
@@ -136,8 +144,6 @@ def resume(config: ConfigDict, workdir: Path, iteration: int, mesh: Mesh) -> Met
         raise ConfigError(
             f"workdir={workdir} holds another run ({'; '.join(changed)}): name another workdir or keep its fields"
         )
-    if is_main():
-        print(f"Resuming {workdir} at meta-iteration {iteration}.", file=sys.stderr)
     return checkpoints.restore(iteration, put(mesh, initial_states(config)))
 
 
@@ -163,7 +169,8 @@ def load_pretrained(config: ConfigDict, path: Path, mesh: Mesh) -> MetaState:
         CheckpointError: there is no checkpoint.
         ConfigError: it has other classes or another inner optimiser, or was trained on another split of the same data.
     """
-    checkpoints, iteration = checkpoint.find(path)
+    with together():
+        checkpoints, iteration = checkpoint.find(path)
     saved = _saved_config(config, checkpoints, iteration, path)
     for field in ("classes", "sgd", "num_seeds"):
         if saved[field] != config[field]:
@@ -195,7 +202,7 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
     done = int(np.asarray(states.iteration)[0])
     busy_seconds, busy_iterations = 0.0, 0
     intervals = (DISPATCH, config.eval_interval, config.checkpoint_interval)
-    checkpoints = Checkpoints(workdir)
+    checkpoints = Checkpoints(workdir, write=True)
     with (
         contextlib.closing(MetricsWriter(workdir, done)) as metrics,
         progress_bar("train", config.meta_iters, "it", done) as bar,
@@ -206,7 +213,7 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
             states, progress = advance(states, seeds, data.images, data.pools["train"], pause - done)
             bad = np.asarray(progress.bad_iteration)
             if np.any(bad >= 0):
-                index = int(np.argmax(bad >= 0))
+                index = int(np.argmin(np.where(bad >= 0, bad, config.meta_iters)))  # the seed that was the first
                 before, _ = advance(before, seeds, data.images, data.pools["train"], bad[index] - done)
                 raise _not_finite(config, workdir, data, before, index)
             busy_seconds += time.perf_counter() - began
@@ -243,12 +250,13 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
 def _not_finite(config: ConfigDict, workdir: Path, data: Data, before: MetaState, index: int) -> TrainingError:
     """Says which meta-iteration of which seed was not finite, in which classes; `before` are the states before it."""
     tasks = "; ".join(", ".join(names) for names in classes_of_bad_tasks(config, data, before, index))
+    where = f"in the tasks of {tasks}" if tasks else "in tasks that this process cannot tell"
     of_seed = f" of seed {seeds_of(config)[index]}" if config.num_seeds > 1 else ""
     newest = checkpoint.newest(workdir)
     saved = "there is no checkpoint" if newest is None else f"the newest checkpoint is {newest}"
     return TrainingError(
-        f"meta-iteration {int(np.asarray(before.iteration)[index])}{of_seed}: the loss or the update is not finite in "
-        f"the tasks of {tasks or 'all classes together'}; {saved}; try less than learning_rate={config.learning_rate:g}"
+        f"meta-iteration {int(np.asarray(before.iteration)[index])}{of_seed}: the loss or the update is not finite "
+        f"{where}; {saved}; try less than learning_rate={config.learning_rate:g}"
     )
 
 

@@ -44,6 +44,8 @@ def evaluate(config: ConfigDict, characters: Tensor, state: reptile.State) -> np
 
 def main(config: ConfigDict, init: str = "", weights_file: str = "") -> None:
     """Trains (from the weights file `init` if named), writes `weights_file` if named, evaluates, prints."""
+    if config.num_seeds != 1:
+        raise ValueError(f"num_seeds={config.num_seeds}: the reference trains one seed at a time")
     split = data.load(config.data.name, config.data.archives, config.seed, config.data.validation_classes)
     state = weights.load(init) if init else reptile.init_state(config.classes, config.seed, config.sgd)
     state = train(config, split.train, state)
