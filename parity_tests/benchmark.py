@@ -22,7 +22,7 @@ from reptile_jax.classes import data_label, load_data
 from reptile_jax.config import ConfigError, validate
 from reptile_jax.devices import mesh_of
 
-ROUNDS = 9  # times that every measurement is taken, one after the other in turn
+ROUNDS = 7  # times that every measurement is taken, one after the other in turn
 SECONDS = 1.5  # that one measurement takes, about
 SIZES = (1024, 2048, 4096)  # of the matrix products that the rates are held against
 PARTS = ("sampling", "optimiser", "backward")  # of a training step, in the order in which they are taken away
@@ -142,8 +142,11 @@ def measure(name: str, config: ConfigDict) -> dict[str, Any]:
     row("---", "---")
     row("arithmetic, GFLOP/s", f"{others['gflops']}: {others['share_of_matmul'].percent()} of the "
         f"{others['matmul_gflops']} of a {size}³ product, the fastest of {', '.join(map(str, SIZES))}")  # fmt: skip
-    row("a point of the curves, not in the rates above", f"{others['milliseconds_per_curve_point']} ms every "
-        f"{config.eval_interval} meta-iterations: {others['curve_share_of_run'].percent()} of a run's time")  # fmt: skip
+    share = others["curve_share_of_run"].percent()
+    row(
+        "a point of the curves, not in the rates above",
+        f"{others['milliseconds_per_curve_point']} ms every {config.eval_interval} meta-iterations: {share} of a run",
+    )
     for part in (*PARTS, "forward"):
         row(f"{part}, share of a step", others[f"share_{part}"].percent())
     for tasks in batches:
