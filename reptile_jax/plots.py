@@ -4,14 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib
 import numpy as np
 
 from reptile_jax.episodes import EvalTask
 from reptile_jax.metrics import smoothed
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 CURVE_WINDOW = 50  # points of a learning curve averaged into one; each point is a single task
 TRAIN_COLOUR, HELD_OUT_COLOUR, RIGHT, WRONG = "#9aa5b1", "#0b6e99", "#2a8c4a", "#c8352b"
@@ -28,7 +24,8 @@ def learning_curve(rows: list[dict[str, Any]], held_out: str, label: str, path: 
     """
     steps = np.array([row["step"] for row in rows])
     start = min(CURVE_WINDOW // 5, len(rows)) - 1  # the mean of fewer tasks says nothing
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = _figure(7, 4)
+    axes = figure.subplots()
     for name, colour in (("train", TRAIN_COLOUR), (held_out, HELD_OUT_COLOUR)):
         values = smoothed(np.array([row[f"{name}_accuracy"] for row in rows]), CURVE_WINDOW)
         axes.plot(
@@ -44,7 +41,6 @@ def learning_curve(rows: list[dict[str, Any]], held_out: str, label: str, path: 
     axes.legend(loc="lower right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def few_shot_tasks(
@@ -66,7 +62,7 @@ def few_shot_tasks(
     across = 2 if classes <= 10 else 1  # tasks side by side
     down = -(-count // across)
     size = (across * classes * 0.62 + 0.6, down * (shots + 1.9) * 0.62 + 0.6)  # inches
-    figure = plt.figure(figsize=size, layout="constrained")
+    figure = _figure(*size)
     figure.suptitle(title, fontsize=11)
     panels = np.ravel(np.asarray(figure.subfigures(down, across, squeeze=False, wspace=0.06, hspace=0.04)))
     for index, panel in enumerate(panels[:count]):
@@ -84,10 +80,16 @@ def few_shot_tasks(
         cells[-1, 0].set_ylabel("query", fontsize=7)
         cells[0, 0].set_ylabel("support", fontsize=7)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
-def _drawing(axes: plt.Axes, image: np.ndarray, frame: str, width: float = 0.8) -> None:
+def _figure(width: float, height: float) -> Any:
+    """Returns an empty figure of so many inches."""
+    from matplotlib.figure import Figure  # here, for it takes long to import and a run needs it when it has ended
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _drawing(axes: Any, image: np.ndarray, frame: str, width: float = 0.8) -> None:
     axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
