@@ -4,7 +4,7 @@
 
 Published accuracy on test characters: 88.14 % (paper, table 2).
 The two 20-way runs train alike, and differ in evaluation alone: one of them trained serves both.
-Takes about 5.5 hours on two CPU cores, curves and final evaluation apart: 10 meta-iterations/s (`make benchmark`).
+Takes about 5 hours on two CPU cores, curves and final evaluation apart: 11 meta-iterations/s (`make benchmark`).
 """
 
 from ml_collections import ConfigDict
