@@ -10,9 +10,8 @@ from reptile_jax.devices import keep_compiled
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 keep_compiled()
-os.environ["JAX_COMPILATION_CACHE_DIR"] = jax.config.values[
-    "jax_compilation_cache_dir"
-]  # of the programs that tests start, too
+# The programs that tests start keep theirs there, too.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = jax.config.values["jax_compilation_cache_dir"]
 
 
 @pytest.fixture

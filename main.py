@@ -52,10 +52,9 @@ def parse_flags(argv: list[str]) -> list[str]:
     if len(rest) > 1:
         sys.exit(f"error: unexpected argument {rest[1]}: flags are written --name=value")
     config = flags.FLAGS["config"]
-    if (MODE.value != "benchmark" or config.present) and (
-        not config.present or not Path(config.config_filename.partition(":")[0]).is_file()
-    ):
-        sys.exit(f"error: config={config.config_filename if config.present else ''} is no file: give configs/NAME.py")
+    named = config.config_filename if config.present else ""
+    if not Path(named.partition(":")[0]).is_file() and (named or MODE.value != "benchmark"):
+        sys.exit(f"error: config={named} is no file: give configs/NAME.py")
     for name in ("coordinator_address", "num_processes", "process_id"):
         if flags.FLAGS[name].present and not DISTRIBUTED.value:
             sys.exit(f"error: {name}={flags.FLAGS[name].value} is for several processes: give --distributed with it")

@@ -4,7 +4,7 @@
 
 Published accuracy on test characters: 95.39 % (paper, table 2).
 The three 5-way runs train alike, and differ in evaluation alone: one of them trained serves all.
-Takes about 40 minutes on two CPU cores, curves and final evaluation apart: 41 meta-iterations/s (`make benchmark`).
+Takes about 40 minutes on two CPU cores, curves and final evaluation apart: 40 meta-iterations/s (`make benchmark`).
 """
 
 from ml_collections import ConfigDict

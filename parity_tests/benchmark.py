@@ -1,4 +1,4 @@
-"""`main.py --mode=benchmark`: this project against the PyTorch reference, on the same episodes, on this machine."""
+"""`main.py --mode=benchmark`: this project against the PyTorch reference, on episodes of one sampler."""
 
 import json
 import os
