@@ -118,8 +118,10 @@ def fail(message: str) -> NoReturn:
 
 
 def interrupted_at_once(number: int, _: object) -> None:
-    """Ends the program on a signal where there is nothing to save."""
-    raise Interrupted(number, "interrupted: the same command goes on from the newest checkpoint, or begins anew")
+    """Ends the program on a signal where there is nothing to save, whatever threads are still at work."""
+    message = "interrupted: the same command goes on from the newest checkpoint, or begins anew"
+    print(message, file=sys.stderr, flush=True)
+    os._exit(128 + number)
 
 
 def beside_torch(name: str, workdir: Path) -> int:

@@ -28,7 +28,8 @@ FIELDS = {
     "checkpoint_interval": 200,
 }  # fmt: skip
 KILLS = {"data preparation": 3, "checkpoint write": 6, "training": 8, "evaluation": 3}
-DELAYS = {"data preparation": 0.3, "checkpoint write": 0, "training": 6, "evaluation": 2}  # seconds at most
+AHEAD = {"checkpoint write": 4, "training": 4}  # checkpoints that a run goes on for until then, at most
+DELAYS = {"data preparation": 0.3, "checkpoint write": 0.1, "training": 2, "evaluation": 2}  # seconds more, at most
 ATTEMPTS = 10  # to kill a run at a moment
 
 
@@ -73,10 +74,11 @@ class Soak:
         for _ in range(ATTEMPTS):
             if moment == "evaluation":
                 (self._part / "learning_curve.png").unlink(missing_ok=True)  # drawn again where evaluation begins
+            enough = self._checkpoints() + self._random.randint(0, AHEAD.get(moment, 0))
             command = [sys.executable, str(MAIN), *self._fields, f"--workdir={self._part}"]
             quiet = subprocess.DEVNULL
             with subprocess.Popen(command, start_new_session=True, stdout=quiet, stderr=quiet) as process:
-                while not self._moments[moment]() and process.poll() is None:
+                while process.poll() is None and not (self._moments[moment]() and self._checkpoints() >= enough):
                     time.sleep(0.0005)
                 time.sleep(self._random.uniform(0, DELAYS[moment]))
                 if process.poll() is None:
@@ -105,6 +107,11 @@ class Soak:
             "metrics": [{k: v for k, v in row.items() if not k.endswith(("_seconds", "_per_second"))} for row in rows],
             "results": (workdir / "results.json").read_text(),
         }
+
+    def _checkpoints(self) -> int:
+        """How many checkpoints the run has written so far, those since removed included."""
+        written = [int(path.name) for path in (self._part / "checkpoints").glob("*") if path.name.isdecimal()]
+        return max(written, default=0) // FIELDS["checkpoint_interval"]
 
     def _pictured(self) -> bool:
         return (self._part / "learning_curve.png").exists()

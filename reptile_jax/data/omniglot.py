@@ -16,8 +16,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
+import requests
 import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core.download import download_manager, downloader, util
@@ -42,6 +44,8 @@ _CITATION = """
   publisher={American Association for the Advancement of Science}
 }
 """
+
+SILENCE = 20  # seconds in which a server may say nothing
 
 
 class OmniglotCharacters(tfds.core.GeneratorBasedBuilder):
@@ -183,12 +187,15 @@ def _sweep(folder: Path, name: str) -> None:
 def _download(dl_manager: tfds.download.DownloadManager, url: str) -> Path:
     """Downloads a file, or takes it from TFDS's cache, and checks its published checksum."""
     print(f"Downloading {url}", file=sys.stderr)
-    retries, downloader.MAX_RETRIES = downloader.MAX_RETRIES, 3  # TFDS's ten take over three minutes, silently
     warnings = logging.getLogger("urllib3.connectionpool")
     level = warnings.level
     warnings.setLevel(logging.ERROR)  # one per retry
     try:
-        return Path(dl_manager.download(url))
+        with (
+            mock.patch.object(downloader, "MAX_RETRIES", 3),  # TFDS's ten take over three minutes, silently
+            mock.patch.object(requests.adapters, "HTTPAdapter", _Impatient),
+        ):
+            return Path(dl_manager.download(url))
     except (OSError, util.DownloadError, download_manager.NonMatchingChecksumError) as error:
         if getattr(error, "errno", None):
             raise  # it is the disk; what the network raises has no number of its own
@@ -200,8 +207,14 @@ def _download(dl_manager: tfds.download.DownloadManager, url: str) -> Path:
             "--config.data.archives=DIR"
         ) from error
     finally:
-        downloader.MAX_RETRIES = retries
         warnings.setLevel(level)
+
+
+class _Impatient(requests.adapters.HTTPAdapter):
+    """What TFDS opens connections with: it would wait for a silent server for ever."""
+
+    def send(self, *args: Any, **kwargs: Any) -> requests.Response:
+        return super().send(*args, **kwargs | {"timeout": SILENCE})
 
 
 def _reason(error: BaseException) -> str:

@@ -1,0 +1,183 @@
+"""What can be wrong with Omniglot, met by the real program; the tests in data/ have more of each kind."""
+
+import http.server
+import os
+import resource
+import signal
+import ssl
+import subprocess
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import trustme
+
+from reptile_jax.data.omniglot_archive import BACKGROUND, EVALUATION
+from reptile_jax.data.omniglot_archive_test import png
+from reptile_jax.program_test import SMALL, command
+
+REAL = os.environ.get("REPTILE_OMNIGLOT", "")
+real = pytest.mark.skipif(not REAL, reason="REPTILE_OMNIGLOT=DIR, the folder of Omniglot's two archives, is not set")
+DRAWING = f"{BACKGROUND.folder}/Balinese/character05/0112_07.png"
+
+
+def start(folder, archives="", workdir="run", **options):
+    """Starts a short run, which prepares Omniglot in `folder / "data"`."""
+    fields = {"meta_iters": 1, "data__name": "omniglot", "data__dir": folder / "data", "data__archives": archives}
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command(f"--workdir={workdir}", **SMALL | fields), cwd=folder, **output, **options)
+
+
+def left(folder):
+    """What a run leaves in its folder, the lock and whole downloads apart."""
+    inside = [*folder.iterdir(), *folder.glob("data/*/*")]
+    return [path for path in inside if path != folder / "data" and path.parent != folder / "data" / "downloads"]
+
+
+def refused(process, folder, *words):
+    """Whether a run ends with one line that holds the words, and leaves nothing half done."""
+    _, stderr = process.communicate(timeout=300)
+    last = stderr.splitlines()[-1]
+    assert process.returncode == 1 and last.startswith("error: ") and "Traceback" not in stderr, stderr
+    assert stderr.count("error: ") == 1 and all(word in last for word in words), last
+    assert left(folder) == []
+
+
+# Archives.
+
+
+@pytest.fixture(scope="module")
+def members():
+    """The first archive's files: name -> bytes."""
+    with zipfile.ZipFile(Path(REAL, BACKGROUND.file_name)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def cut(content):
+    return content[: len(content) // 2]
+
+
+def flipped(content):
+    return content[:1_000_000] + bytes([content[1_000_000] ^ 1]) + content[1_000_001:]
+
+
+FILES = {
+    "missing": (None, ["there is no", BACKGROUND.file_name, "put upstream's archive there"]),
+    "truncated": (cut, ["cut short"]),
+    "with a flipped byte": (flipped, ["is damaged"]),
+}
+MEMBERS = {
+    "with a path that climbs out": ({"../evil.png": b"x"}, ["'../evil.png' climbs out"]),
+    "with a drawing that is no PNG": ({DRAWING: b"none"}, [f"{DRAWING} is no PNG image"]),
+    "with a drawing of another size": ({DRAWING: png(0, size=(28, 28))}, [DRAWING, "28x28, not one-bit 105x105"]),
+    "short of a drawing": ({DRAWING: None}, ["drawing 07 of Balinese/character05 is missing"]),
+}
+
+
+@real
+@pytest.mark.parametrize("problem", [*FILES, *MEMBERS])
+def test_an_unsound_archive(problem, members, tmp_path):
+    archives = tmp_path / "data" / "downloads"  # where `left` does not look
+    archives.mkdir(parents=True)
+    (archives / EVALUATION.file_name).symlink_to(Path(REAL, EVALUATION.file_name))
+    path = archives / BACKGROUND.file_name
+    if problem in FILES:
+        change, words = FILES[problem]
+        if change:
+            path.write_bytes(change(Path(REAL, BACKGROUND.file_name).read_bytes()))
+    else:
+        change, words = MEMBERS[problem]
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in (members | change).items():
+                if content is not None:
+                    archive.writestr(name, content)
+    refused(start(tmp_path, archives), tmp_path, *words, "--config.data.archives")
+
+
+@real
+def test_no_space_for_the_prepared_copy_and_then_two_runs_prepare_at_once(tmp_path):
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))  # noqa: E731
+    words = f"Omniglot cannot be prepared in {tmp_path / 'data'} (", "make room", "--config.data.dir"
+    refused(start(tmp_path, REAL, preexec_fn=limit), tmp_path, *words)
+    both = [start(tmp_path, REAL, workdir=name) for name in ("run", "other")]
+    outputs = [process.communicate(timeout=600) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert outputs[0][0] == outputs[1][0] != ""
+    assert sum("Preparing" in stderr for _, stderr in outputs) == 1
+
+
+# Downloads, by TFDS from github.com as the loopback address has it.
+
+
+class Upstream(http.server.BaseHTTPRequestHandler):
+    """A proxy that answers for github.com: `answer` is a status, an announced length and what is sent of it."""
+
+    answer = tls = None
+
+    def do_CONNECT(self):
+        self.send_response(200)
+        self.end_headers()
+        self.connection = self.tls.wrap_socket(self.connection, server_side=True)
+        self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb", 0)
+        self.close_connection = False
+
+    def do_GET(self):
+        status, length, content = self.answer
+        self.send_response(status)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        self.wfile.write(content)
+        if status == 200 and length == STALLS:
+            time.sleep(300)
+        self.close_connection = True
+
+    def log_message(self, *_):
+        pass
+
+
+STALLS = 9_464_212  # bytes announced by the server that falls silent; any number would do
+
+
+@pytest.fixture
+def upstream(tmp_path, tmp_path_factory, monkeypatch):
+    """Serves what is set as `answer` to the programs that are started."""
+    authority, keys = trustme.CA(), tmp_path_factory.mktemp("keys")
+    authority.cert_pem.write_to_path(keys / "authority.pem")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("github.com").configure_cert(tls)
+    monkeypatch.setattr(Upstream, "tls", tls)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Upstream) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(keys / "authority.pem"))
+        yield Upstream
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ((404, 0, b""), ["404"]),
+        ((200, 1_000_000, b"PK" * 1000), ["IncompleteRead"]),
+        ((200, 2000, b"PK" * 1000), ["its size or checksum is not the published one"]),
+        ((200, STALLS, b"PK" * 1000), ["Read timed out"]),
+    ],
+    ids=["refused", "breaks off", "is another file", "stalls"],
+)
+def test_a_download_that_fails(upstream, tmp_path, monkeypatch, answer, words):
+    monkeypatch.setattr(upstream, "answer", answer)
+    refused(start(tmp_path), tmp_path, f"cannot download {BACKGROUND.url} (", *words, "--config.data.archives=DIR")
+
+
+def test_a_signal_while_a_download_stalls(upstream, tmp_path, monkeypatch):
+    monkeypatch.setattr(upstream, "answer", (200, STALLS, b"PK" * 1000))
+    process = start(tmp_path)
+    while "Downloading" not in process.stderr.readline():
+        assert process.poll() is None
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 143 and stderr.splitlines()[-1].startswith("interrupted: the same command")
