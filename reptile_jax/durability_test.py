@@ -171,6 +171,38 @@ def test_a_disk_full_while_logging(copy, whole):
     assert ends_as(copy, whole)
 
 
+@pytest.fixture
+def disk(tmp_path):
+    """A small disk of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted, only limits on files are tested: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("free", [0, 50_000, 200_000, 1_000_000])
+def test_a_full_disk(disk, whole, free):
+    """Full at once, while logging, or while saving."""
+    workdir = shutil.copytree(whole, disk / "run")
+    for later in ("20", "30"):
+        shutil.rmtree(workdir / "checkpoints" / later)
+    (workdir / "results.json").unlink()
+    filling = disk / "filling"
+    filling.write_bytes(bytes(shutil.disk_usage(disk).free - free))
+    failed = go_on(workdir, status=1)
+    last = failed.stderr.splitlines()[-1]
+    assert last.startswith("error: ") and "No space left on device" in last and "make room" in last, failed.stderr
+    filling.unlink()
+    assert checkpoint.newest(workdir) == 10
+    go_on(workdir)
+    assert ends_as(workdir, whole)
+
+
 def test_what_is_not_finite_is_named_and_never_saved(tmp_path):
     """Weights that grow a thousandfold a step: finite at first, and then no more."""
     failed = run("--workdir=run", cwd=tmp_path, **FIELDS | {"weight_decay": 1e4, "checkpoint_interval": 1})
