@@ -194,12 +194,17 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
 
     Raises:
         TrainingError: a loss or an update was not finite; the state before is the last one saved.
-        Interrupted: by a signal, once the state is saved.
+        Interrupted: by a signal, once what was trained is saved.
     """
     advance, classify = train_program(config, mesh), eval_program(config, mesh, config.shots)
     seeds = np.array(seeds_of(config), np.int32)
     curve_pools = jax.tree.map(lambda *x: np.array(x, np.int32), *data.pools.values())
     done = int(np.asarray(states.iteration)[0])
+    if done < config.meta_iters:
+        # Compiles it: a signal waits for the end of a compilation, and here there is nothing to save.
+        advance(states, seeds, data.images, data.pools["train"], 0)
+        if number := agreed(stop.number):
+            raise Interrupted(number, f"interrupted at meta-iteration {done}: the same command goes on from there")
     busy_seconds, busy_iterations = 0.0, 0
     intervals = (DISPATCH, config.eval_interval, config.checkpoint_interval)
     checkpoints = Checkpoints(workdir, write=True)
