@@ -73,6 +73,22 @@ def test_a_signal_saves_the_run_and_says_how_to_go_on(tmp_path, number, status):
     assert len(metrics.read_text().splitlines()) == stopped_at // 5
 
 
+@pytest.mark.parametrize("seconds", [0, 4, 8])
+def test_a_20_way_run_ends_within_ten_seconds_of_a_signal(tmp_path, seconds):
+    """In the midst of compiling or training: what a machine that is taken away allows."""
+    flags = ["--workdir=run", "--config.data.name=glyphs"]
+    process = subprocess.Popen(
+        command(*flags, config="omniglot_1shot_20way"), cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "run" / "config.json").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 143 and "the same command goes on from there" in stderr.splitlines()[-1]
+
+
 def test_default_workdir_output_and_evaluation_mode(tmp_path):
     fields = SMALL | {"meta_iters": 10}
     trained = run(cwd=tmp_path, **fields)
