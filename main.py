@@ -17,6 +17,7 @@ from reptile_jax.config import ConfigError
 from reptile_jax.data import DataError
 from reptile_jax.devices import ElsewhereError, keep_compiled
 from reptile_jax.interrupt import Interrupted
+from reptile_jax.weights import WeightsError
 
 CONFIGS = Path(__file__).parent / "configs"
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config, a file of configs/.", lock_config=True)
@@ -35,7 +36,7 @@ NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes
 PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "Number of this process from 0, for --distributed.", lower_bound=0
 )
-PRETRAINED = flags.DEFINE_string("pretrained", None, "Workdir or checkpoint with the weights to start from.")
+PRETRAINED = flags.DEFINE_string("pretrained", None, "Workdir, checkpoint or weights file to start from.")
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -48,7 +49,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         message: Any = error
         while isinstance(message, BaseException):  # ml_collections wraps one error in another
             message = message.args[0]
-        sys.exit(f"error: {' '.join(str(message).split())}")
+        flag, failed, traceback = str(message).partition(": Error whilst parsing config file")
+        sys.exit(f"error: {' '.join((f'{flag}: {traceback.splitlines()[-1]}' if failed else flag).split())}")
     if len(rest) > 1:
         sys.exit(f"error: unexpected argument {rest[1]}: flags are written --name=value")
     config = flags.FLAGS["config"]
@@ -89,7 +91,8 @@ def main(_: list[str]) -> None:
     keep_compiled()
     if DISTRIBUTED.value:
         connect()
-    name = Path(flags.FLAGS["config"].config_filename).stem if CONFIG.value else MODE.value
+    file, _, argument = flags.FLAGS["config"].config_filename.partition(":") if CONFIG.value else (MODE.value, "", "")
+    name = "_".join(filter(None, (Path(file).stem, argument)))
     workdir = Path(WORKDIR.value or Path("runs") / name)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupted_at_once)
@@ -97,8 +100,8 @@ def main(_: list[str]) -> None:
     try:
         if MODE.value in ("parity", "benchmark"):
             sys.exit(beside_torch(name, workdir))
-        run(CONFIG.value, workdir, Path(PRETRAINED.value) if PRETRAINED.value else None)
-    except (ConfigError, DataError, CheckpointError, ElsewhereError, train.TrainingError) as error:
+        run(CONFIG.value, workdir, PRETRAINED.value)
+    except (ConfigError, DataError, CheckpointError, ElsewhereError, train.TrainingError, WeightsError) as error:
         fail(str(error))
     except OSError as error:
         reason = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"

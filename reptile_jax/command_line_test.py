@@ -2,7 +2,7 @@
 
 import pytest
 
-from reptile_jax.program_test import run
+from reptile_jax.program_test import MAIN, run
 
 TABLE = [
     # fields out of range
@@ -81,3 +81,10 @@ def test_no_config(tmp_path):
     assert (
         failed.returncode == 1 and failed.stderr.startswith("error: config= is no file") and not [*tmp_path.iterdir()]
     )
+
+
+def test_a_config_that_fails(tmp_path):
+    """Its own words in one line, not a traceback."""
+    failed = run(f"--config={MAIN.parent / 'configs' / 'gradient_combinations.py'}:sum9", cwd=tmp_path)
+    assert failed.returncode == 1 and failed.stderr.count("\n") == 1 and "Traceback" not in failed.stderr
+    assert "ValueError: 'sum9' is no combination: give one of sum1, sum2" in failed.stderr and not [*tmp_path.iterdir()]

@@ -2,11 +2,13 @@ import pytest
 
 from configs import (
     default,
+    gradient_combinations,
     omniglot_1shot_5way,
     omniglot_1shot_5way_transductive,
     omniglot_1shot_20way,
     omniglot_5shot_5way,
     omniglot_5shot_20way,
+    omniglot_foml_5way,
     quickstart,
 )
 from reptile_jax import config as config_lib
@@ -19,6 +21,27 @@ RUNS = {
     omniglot_1shot_20way: (20, 1, 10, 20, 10, 5e-4, 200_000, 10, False),
     omniglot_5shot_20way: (20, 5, 10, 20, 10, 5e-4, 200_000, 10, False),
 }
+
+
+SUMS = {"sum": [0.25, 0.25, 0.25, 0.25], "mean": [None, 0.125, 0.08325, 0.0625], "last": [None, 0.25, 0.25, 0.25]}
+
+
+@pytest.mark.parametrize("name", gradient_combinations.COMBINATIONS)
+def test_gradient_combinations(name):
+    kind, terms = name[:-1], int(name[-1])
+    config = gradient_combinations.get_config(name)
+    validate(config)
+    assert (config.inner_iters, config.train_shots, config.meta_step) == (terms, 5 * terms, SUMS[kind][terms - 1])
+    assert (config.foml, config.sgd, config.meta_batch, config.shots) == (kind == "last", True, 1, 5)
+    assert len(gradient_combinations.COMBINATIONS) == 10
+
+
+def test_first_order_maml_differs_from_reptile_in_its_tail_alone():
+    reptile, foml = omniglot_1shot_5way.get_config(), omniglot_foml_5way.get_config()
+    validate(foml)
+    changed = {name for name in reptile if reptile[name] != foml[name]}
+    assert changed == {"foml", "foml_tail", "train_shots"}
+    assert foml.train_shots - foml.foml_tail == reptile.train_shots
 
 
 @pytest.mark.parametrize("module", RUNS, ids=lambda module: module.__name__)

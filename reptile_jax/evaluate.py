@@ -8,11 +8,11 @@ import numpy as np
 from jax import lax
 
 from reptile_jax.episodes import EvalTask
-from reptile_jax.inner_loop import InnerLoop, OptState, Params, images_of, inner_loop
+from reptile_jax.inner_loop import ApplyFn, InnerLoop, OptState, Params, images_of, inner_loop
 
 
 class Predictions(NamedTuple):
-    """Predicted labels of a task's queries, [classes] int32; query i has label i."""
+    """Predicted labels of queries, int32; of a task's, [classes], query i has label i."""
 
     transductive: jax.Array
     inductive: jax.Array
@@ -20,9 +20,6 @@ class Predictions(NamedTuple):
 
 def predict_queries(loop: InnerLoop, params: Params, opt_state: OptState, task: EvalTask) -> Predictions:
     """Adapts to the support set and classifies the queries (released code: `Reptile.evaluate`).
-
-    Transductive: the queries go through the network as one batch, whose statistics batch norm uses. Inductive: each
-    query goes through in a batch of its own, beside the whole support set.
 
     Args:
         loop: what the inner loops share.
@@ -35,16 +32,33 @@ def predict_queries(loop: InnerLoop, params: Params, opt_state: OptState, task: 
     """
     phi, _, _ = inner_loop(loop, params, opt_state, task.batches)
     dtype = jax.tree.leaves(params)[0].dtype
-    support = images_of(loop, task.support.rows, dtype)  # [classes * shots, 28, 28]
-    queries = images_of(loop, task.queries.rows, dtype)  # [classes, 28, 28]
+    support, queries = (images_of(loop, examples.rows, dtype) for examples in (task.support, task.queries))
+    return classify(loop.apply, phi, support, queries)
+
+
+def classify(apply: ApplyFn, phi: Params, support: jax.Array, queries: jax.Array) -> Predictions:
+    """Classifies queries under both protocols.
+
+    Transductive: the queries go through the network as one batch, whose statistics batch norm uses. Inductive: each
+    query goes through in a batch of its own, beside the whole support set.
+
+    Args:
+        apply: the network.
+        phi: adapted weights.
+        support: [support, 28, 28], what they were adapted to.
+        queries: [queries, 28, 28].
+
+    Returns:
+        Predicted labels, [queries] each.
+    """
 
     def beside_support(query: jax.Array) -> jax.Array:
-        return loop.apply(phi, jnp.concatenate([support, query[None]]))[-1]
+        return apply(phi, jnp.concatenate([support, query[None]]))[-1]
 
-    # One query after the other: all at once would need the support set's activations `classes` times.
+    # One query after the other: all at once would need the support set's activations for each of them.
     inductive = lax.map(beside_support, queries)
     return Predictions(
-        jnp.argmax(loop.apply(phi, queries), axis=-1).astype(jnp.int32),
+        jnp.argmax(apply(phi, queries), axis=-1).astype(jnp.int32),
         jnp.argmax(inductive, axis=-1).astype(jnp.int32),
     )
 

@@ -15,15 +15,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from reptile_jax import checkpoint, plots
-from reptile_jax.checkpoint import CheckpointError, Checkpoints
+from reptile_jax.checkpoint import Checkpoints
 from reptile_jax.classes import Data, data_label, load_data
-from reptile_jax.config import ConfigError, differences, field_names, seeds_of, validate
+from reptile_jax.config import ConfigError, differences, seeds_of, validate
 from reptile_jax.devices import agreed, is_main, mesh_of, put, same_everywhere, together
 from reptile_jax.diagnose import classes_of_bad_tasks
 from reptile_jax.interrupt import Interrupted, Stop, stop_on_signal
 from reptile_jax.lock import LockedError, lock
 from reptile_jax.measure import correct, evaluate, headline, task_keys
 from reptile_jax.metrics import MetricsWriter, progress_bar, replace_text
+from reptile_jax.pretrained import load_for, same_fields
 from reptile_jax.programs import CURVE_TASKS, eval_program, initial_states, stream, train_program
 from reptile_jax.reptile import MetaState
 
@@ -35,13 +36,13 @@ class TrainingError(Exception):
     """Training that cannot go on; the message is one line."""
 
 
-def train_and_evaluate(config: ConfigDict, workdir: Path, pretrained: Path | None = None) -> dict[str, Any]:
+def train_and_evaluate(config: ConfigDict, workdir: Path, pretrained: str | Path | None = None) -> dict[str, Any]:
     """Trains from where the workdir stands to `meta_iters`, evaluates, and leaves everything in the workdir.
 
     Args:
         config: a run's config, see configs/default.py.
         workdir: holds config.json, metrics.jsonl, TensorBoard events, checkpoints, pictures and results.json.
-        pretrained: a workdir or checkpoint whose weights and second moment a new run starts from.
+        pretrained: the weights and second moment that a new run starts from, as `pretrained.load` names them.
 
     Returns:
         The results, as in results.json.
@@ -49,7 +50,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, pretrained: Path | Non
     Raises:
         ConfigError: an impossible config, or another one than the run in the workdir began with.
         DataError: the data is missing or damaged.
-        CheckpointError: `pretrained` holds no checkpoint.
+        CheckpointError, WeightsError: there are no such pretrained weights.
         TrainingError: a loss or an update was not finite.
     """
     validate(config)
@@ -63,7 +64,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, pretrained: Path | Non
     if newest is not None:
         states = resume(config, workdir, newest, mesh)
     elif pretrained:
-        states = load_pretrained(config, pretrained, mesh)
+        states = load_for(config, pretrained, mesh)
         states = states._replace(iteration=jnp.zeros_like(states.iteration))
     else:
         states = put(mesh, initial_states(config))
@@ -82,14 +83,14 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, pretrained: Path | Non
         return evaluate(config, workdir, data, states, mesh, stop)
 
 
-def evaluate_only(config: ConfigDict, workdir: Path, pretrained: Path | None = None) -> dict[str, Any]:
+def evaluate_only(config: ConfigDict, workdir: Path, pretrained: str | Path | None = None) -> dict[str, Any]:
     """Evaluates the newest checkpoint of the workdir, or the one that `pretrained` names.
 
     Args, returns and raises as `train_and_evaluate`; without `pretrained`, the workdir must hold a checkpoint.
     """
     validate(config)
     mesh = _devices(config)
-    states = load_pretrained(config, pretrained or workdir, mesh)
+    states = load_for(config, pretrained or workdir, mesh)
     with together():
         data = load_data(config, mesh)
     with _held(workdir), stop_on_signal() as stop:
@@ -140,51 +141,11 @@ def resume(config: ConfigDict, workdir: Path, iteration: int, mesh: Mesh) -> Met
         ConfigError: the run in the workdir began with another config.
     """
     checkpoints = Checkpoints(workdir)
-    if changed := differences(_saved_config(config, checkpoints, iteration, workdir), config):
+    saved = checkpoints.config(iteration)
+    same_fields(saved, config, workdir)
+    if changed := differences(saved, config):
         raise ConfigError(
             f"workdir={workdir} holds another run ({'; '.join(changed)}): name another workdir or keep its fields"
-        )
-    return checkpoints.restore(iteration, put(mesh, initial_states(config)))
-
-
-def _saved_config(config: ConfigDict, checkpoints: Checkpoints, iteration: int, path: Path) -> ConfigDict:
-    """Reads the config that a checkpoint was trained with.
-
-    Raises:
-        CheckpointError: it was written by a version with other fields.
-    """
-    saved = checkpoints.config(iteration)
-    if other := field_names(saved) ^ field_names(config):
-        raise CheckpointError(
-            f"{path} was written by another version, whose config differs in {', '.join(sorted(other))}: use that "
-            f"version, or another workdir"
-        )
-    return saved
-
-
-def load_pretrained(config: ConfigDict, path: Path, mesh: Mesh) -> MetaState:
-    """Reads the state that a path names, and checks that it fits and has not seen what it is tested on.
-
-    Raises:
-        CheckpointError: there is no checkpoint.
-        ConfigError: it has other classes or another inner optimiser, or was trained on another split of the same data.
-    """
-    with together():
-        checkpoints, iteration = checkpoint.find(path)
-    saved = _saved_config(config, checkpoints, iteration, path)
-    for field in ("classes", "sgd", "num_seeds"):
-        if saved[field] != config[field]:
-            raise ConfigError(f"{field}={config[field]} does not fit {path}, trained with {field}={saved[field]}")
-    if saved.data.name == config.data.name and saved.seed != config.seed:
-        raise ConfigError(
-            f"seed={config.seed} splits the characters otherwise than seed={saved.seed} of {path}, so that test "
-            f"characters were trained on: give seed={saved.seed}"
-        )
-    held_out = saved.data.validation_classes
-    if saved.data.name == config.data.name and config.data.validation_classes > held_out:
-        raise ConfigError(
-            f"data.validation_classes={config.data.validation_classes} are more than the {held_out} held out of the "
-            f"training of {path}, so that some were trained on: give at most {held_out}"
         )
     return checkpoints.restore(iteration, put(mesh, initial_states(config)))
 

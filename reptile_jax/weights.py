@@ -2,6 +2,7 @@
 
 Keys: `params/LAYER/NAME` and, with Adam, the same under `second_moment/`, and Adam's step `count` (int32; 0 under SGD).
 Layouts are those of the network: convolution kernels [3, 3, in, out], the dense kernel [256, classes].
+Metadata, where known: `config`, every field of the run as JSON, and `meta_iters`, the meta-iterations done.
 """
 
 from pathlib import Path
@@ -11,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import SafetensorError
+from ml_collections import ConfigDict
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from reptile_jax.reptile import MetaState
@@ -21,17 +23,35 @@ class WeightsError(Exception):
     """A weights file that is missing, damaged or does not fit; the message is one line."""
 
 
-def save(path: str | Path, state: MetaState) -> None:
+def save(path: str | Path, state: MetaState, config: ConfigDict | None = None) -> None:
     """Writes the weights of a state and its inner optimiser's state; dtypes stay as they are.
 
-    The meta-iteration is not written: a weights file is where a run may start, not a run to resume.
+    A weights file is where a run may start, not a run to resume: the meta-iteration is metadata alone.
 
     Args:
         path: the file to write.
         state: a state, its inner optimiser SGD or Adam.
+        config: of the run, for those who load it; None: not known.
     """
-    tensors = _tensors(state)
-    save_file({key: np.asarray(tensor, order="C") for key, tensor in tensors.items()}, path)
+    tensors = {key: np.asarray(tensor, order="C") for key, tensor in _tensors(state).items()}
+    known = {"config": config.to_json(), "meta_iters": str(int(state.iteration))} if config else None
+    save_file(tensors, path, known)
+
+
+def metadata(path: str | Path) -> dict[str, str]:
+    """Reads the metadata of a weights file.
+
+    Raises:
+        WeightsError: the file cannot be read, or has none.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            found = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path} cannot be read as a safetensors file: {error}") from error
+    if not {"config", "meta_iters"} <= found.keys():
+        raise WeightsError(f"{path} does not say which run it comes from: write it by reptile_jax.pretrained")
+    return found
 
 
 def load(path: str | Path, like: MetaState) -> MetaState:

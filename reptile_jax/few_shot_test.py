@@ -1,0 +1,152 @@
+"""A trained initialisation in a person's own hands, and the weights file it travels in."""
+
+import shutil
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import random
+
+from reptile_jax import pretrained, weights
+from reptile_jax.checkpoint import CheckpointError
+from reptile_jax.config import ConfigError
+from reptile_jax.data import load_split
+from reptile_jax.episodes import Examples, mini_batches
+from reptile_jax.few_shot import Learner
+from reptile_jax.inner_loop import inner_step
+from reptile_jax.program_test import SMALL, run
+from reptile_jax.programs import inner_loop_of, network_of
+from reptile_jax.train import train_and_evaluate
+from reptile_jax.train_test import same_bits, small
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "run"
+    train_and_evaluate(small(meta_iters=200, checkpoint_interval=200), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def file(workdir):
+    path = workdir.parent / "weights.safetensors"
+    pretrained.export(workdir, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def drawings():
+    """Three test characters: five drawings of each to learn from, ten to tell."""
+    images = load_split("glyphs", "", "", 0, 0).test.images[:3]
+    return images[:, :5].reshape(-1, 28, 28), images[:, 5:15].reshape(-1, 28, 28)
+
+
+LABELS = np.repeat([2, 0, 1], 5)  # not in the order of the characters
+
+
+def test_it_learns_the_classes_it_is_given(workdir, drawings):
+    support, queries = drawings
+    adapted = Learner(workdir).adapt(support, LABELS)
+    for transductive in (False, True):
+        predicted = adapted.predict(queries, transductive)
+        assert predicted.shape == (30,) and predicted.dtype == np.int32
+        assert np.mean(predicted == np.repeat([2, 0, 1], 10)) > 0.6
+    others = Learner(workdir).adapt(support, np.repeat([0, 1, 2], 5)).predict(queries)
+    assert np.mean(others == np.repeat([2, 0, 1], 10)) < 0.2
+
+
+def test_it_is_the_evaluation_step_by_step(workdir, drawings):
+    """A plain loop over the inner steps from the trained second moment, and the network called query by query."""
+    support, queries = drawings
+    config, states = pretrained.load(workdir)
+    params, opt_state = jax.tree.map(lambda x: x[0], (states.params, states.opt_state))
+    rows = Examples(np.arange(15, dtype=np.int32), LABELS.astype(np.int32))
+    batches = mini_batches(random.key(3), jax.tree.map(jnp.asarray, rows), config.eval_batch, config.eval_iters, False)
+    loop = inner_loop_of(config, jnp.asarray(support, jnp.float32)[:, None])
+    step, apply = jax.jit(partial(inner_step, loop)), jax.jit(network_of(config).apply)
+    for batch in zip(*batches, strict=True):
+        params, opt_state, _ = step(params, opt_state, Examples(*batch))
+    each = [apply(params, jnp.concatenate([support, query[None]]).astype(np.float32))[-1].argmax() for query in queries]
+    adapted = Learner(workdir).adapt(support, LABELS, seed=3)
+    np.testing.assert_array_equal(adapted.predict(queries), each)
+    together = apply(params, jnp.asarray(queries, jnp.float32)).argmax(-1)
+    np.testing.assert_array_equal(adapted.predict(queries, transductive=True), together)
+
+
+def test_what_is_alone_is_predicted_as_among_others(workdir, drawings):
+    support, queries = drawings
+    adapted = Learner(workdir).adapt(support, LABELS)
+    together = adapted.predict(queries)
+    np.testing.assert_array_equal([adapted.predict(query[None])[0] for query in queries[:6]], together[:6])
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "words"),
+    [
+        (np.zeros((3, 105, 105)), [0, 1, 2], r"\(3, 105, 105\): give \[n, 28, 28\]"),
+        (np.zeros((0, 28, 28)), [], "give"),
+        (np.full((3, 28, 28), 255), [0, 1, 2], "go from 255 to 255: give ink as 0 and paper as 1"),
+        (np.full((3, 28, 28), np.nan), [0, 1, 2], "give ink as 0"),
+        (np.zeros((3, 28, 28)), [0, 1], "give one whole number for each image"),
+        (np.zeros((3, 28, 28)), [0.0, 1.0, 2.0], "give one whole number for each image"),
+        (np.zeros((3, 28, 28)), [0, 1, 3], "from 0 to 3: give 0 to 2"),
+        (np.zeros((3, 28, 28)), [-1, 1, 2], "from -1 to 2: give 0 to 2"),
+    ],
+)
+def test_wrong_drawings_and_labels(workdir, images, labels, words):
+    with pytest.raises(ValueError, match=words):
+        Learner(workdir).adapt(images, labels)
+
+
+def test_the_weights_file_is_the_checkpoint(workdir, file, drawings):
+    of_file, of_workdir = pretrained.load(file), pretrained.load(workdir)
+    assert of_file.config == of_workdir.config and same_bits(of_file.states, of_workdir.states)
+    support, queries = drawings
+    predicted = [Learner(named).adapt(support, LABELS).predict(queries) for named in (file, workdir)]
+    np.testing.assert_array_equal(*predicted)
+
+
+def test_evaluated_and_trained_from_a_weights_file(workdir, file, tmp_path):
+    fields = SMALL | {"eval_shots": "(1,2)"}
+    outputs = []
+    for named in (file, workdir):
+        done = run("--mode=eval", f"--workdir={named.stem}", f"--pretrained={named}", cwd=tmp_path, **fields)
+        assert done.returncode == 0, done.stderr
+        outputs.append(done.stdout)
+    assert outputs[0] == outputs[1] and "after 200 meta-iterations" in outputs[0]
+    still = {"meta_iters": 1, "meta_step": 0.0, "meta_step_final": 0.0}  # the weights stay, the second moment goes on
+    done = run(f"--pretrained={file}", "--workdir=train", cwd=tmp_path, **fields | still)
+    assert done.returncode == 0 and "after 1 meta-iterations" in done.stdout, done.stderr
+    start, end = pretrained.load(file).states, pretrained.load(tmp_path / "train").states
+    assert same_bits(start.params, end.params) and not same_bits(start.opt_state, end.opt_state)
+    counts = [int(optax.tree.get(states.opt_state, "count")[0]) for states in (start, end)]
+    assert counts[1] - counts[0] == SMALL["inner_iters"]
+
+
+def test_what_does_not_fit_is_refused(file, tmp_path):
+    shutil.copy(file, tmp_path / "good.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(file.read_bytes()[:1000])
+    _, states = pretrained.load(file)
+    weights.save(tmp_path / "bare.safetensors", jax.tree.map(lambda x: x[0], states))
+    for name, fields, message in (
+        ("good", {"classes": 4}, "classes=4 does not fit good.safetensors, trained with classes=3"),
+        ("good", {"seed": 1}, "seed=1 splits the characters otherwise than seed=0 of good.safetensors"),
+        ("bad", {}, "bad.safetensors cannot be read as a safetensors file"),
+        ("bare", {}, "bare.safetensors does not say which run it comes from"),
+        ("absent", {}, "absent.safetensors cannot be read as a safetensors file"),
+    ):
+        failed = run("--mode=eval", f"--pretrained={name}.safetensors", cwd=tmp_path, **SMALL | fields)
+        assert failed.returncode == 1 and failed.stderr.startswith(f"error: {message}"), failed.stderr
+        assert failed.stderr.count("\n") == 1 and not (tmp_path / "runs").exists()
+
+
+def test_what_cannot_be_exported(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        pretrained.export(tmp_path, tmp_path / "file.safetensors")
+    train_and_evaluate(small(meta_iters=1, num_seeds=2, eval_samples=2), tmp_path / "two")
+    with pytest.raises(ConfigError, match="num_seeds=2: a weights file holds one seed's weights"):
+        pretrained.export(tmp_path / "two", tmp_path / "file.safetensors")
+    assert not (tmp_path / "file.safetensors").exists()

@@ -1,0 +1,117 @@
+"""Trained weights: those of a workdir, of one of its checkpoints, or of a weights file.
+
+    python -m reptile_jax.pretrained WORKDIR FILE
+
+writes the weights file of a run.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from reptile_jax import checkpoint, weights
+from reptile_jax.checkpoint import CheckpointError
+from reptile_jax.config import ConfigError, field_names
+from reptile_jax.devices import mesh_of, put, together
+from reptile_jax.programs import initial_state, initial_states
+from reptile_jax.reptile import MetaState
+
+
+class Pretrained(NamedTuple):
+    """Trained states, and what trained them.
+
+    Attributes:
+        config: every field of the run.
+        states: with a leading axis [seeds].
+    """
+
+    config: ConfigDict
+    states: MetaState
+
+
+def load(named: str | Path, mesh: Mesh | None = None) -> Pretrained:
+    """Reads trained weights and the inner optimiser's state.
+
+    Args:
+        named: a workdir, a checkpoint of one, or a weights file (*.safetensors).
+        mesh: the devices to place the states on; None: all there are.
+
+    Raises:
+        CheckpointError: there is nothing of this name, or it is damaged.
+        WeightsError: it is a weights file that cannot be read, or that says nothing of the run it comes from.
+    """
+    path = Path(named)
+    if path.suffix == ".safetensors":
+        trained = weights.metadata(path)
+        config = ConfigDict(json.loads(trained["config"]))
+        state = weights.load(path, initial_state(config, config.seed))
+        state = state._replace(iteration=jnp.int32(int(trained["meta_iters"])))
+        return Pretrained(config, put(mesh or mesh_of(config), jax.tree.map(lambda x: np.asarray(x)[None], state)))
+    with together():
+        checkpoints, iteration = checkpoint.find(path)
+    config = checkpoints.config(iteration)
+    return Pretrained(config, checkpoints.restore(iteration, put(mesh or mesh_of(config), initial_states(config))))
+
+
+def load_for(config: ConfigDict, named: str | Path, mesh: Mesh) -> MetaState:
+    """Reads trained weights for a run, and checks that they fit and have not seen what it is tested on.
+
+    Raises:
+        CheckpointError, WeightsError: as `load`.
+        ConfigError: they have other classes or another inner optimiser, or were trained on another split of the same
+            data.
+    """
+    saved, states = load(named, mesh)
+    same_fields(saved, config, named)
+    for field in ("classes", "sgd", "num_seeds"):
+        if saved[field] != config[field]:
+            raise ConfigError(f"{field}={config[field]} does not fit {named}, trained with {field}={saved[field]}")
+    if saved.data.name == config.data.name and saved.seed != config.seed:
+        raise ConfigError(
+            f"seed={config.seed} splits the characters otherwise than seed={saved.seed} of {named}, so that test "
+            f"characters were trained on: give seed={saved.seed}"
+        )
+    held_out = saved.data.validation_classes
+    if saved.data.name == config.data.name and config.data.validation_classes > held_out:
+        raise ConfigError(
+            f"data.validation_classes={config.data.validation_classes} are more than the {held_out} held out of the "
+            f"training of {named}, so that some were trained on: give at most {held_out}"
+        )
+    return states
+
+
+def same_fields(saved: ConfigDict, config: ConfigDict, named: str | Path) -> None:
+    """Checks that a saved config has the fields of this version.
+
+    Raises:
+        CheckpointError: it has others.
+    """
+    if other := field_names(saved) ^ field_names(config):
+        raise CheckpointError(
+            f"{named} was written by another version, whose config differs in {', '.join(sorted(other))}: use that "
+            f"version, or another workdir"
+        )
+
+
+def export(workdir: str | Path, file: str | Path) -> None:
+    """Writes the weights file of a run's newest checkpoint, which holds its config, too.
+
+    Raises:
+        CheckpointError: the workdir holds no checkpoint.
+        ConfigError: it holds several seeds' weights.
+    """
+    config, states = load(workdir)
+    if config.num_seeds > 1:
+        raise ConfigError(f"num_seeds={config.num_seeds}: a weights file holds one seed's weights: train one alone")
+    weights.save(file, jax.tree.map(lambda x: x[0], states), config)
+
+
+if __name__ == "__main__":
+    export(*sys.argv[1:])
