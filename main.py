@@ -3,9 +3,23 @@
 import os
 import signal
 import sys
+
+
+def interrupted_at_once(number: int, _: object) -> None:
+    """Ends the program on a signal where there is nothing to save, whatever threads are still at work."""
+    message = "interrupted: the same command goes on from the newest checkpoint, or begins anew"
+    print(message, file=sys.stderr, flush=True)
+    os._exit(128 + number)
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):  # before the imports, which take seconds
+        signal.signal(number, interrupted_at_once)
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -20,7 +34,10 @@ from reptile_jax.interrupt import Interrupted
 from reptile_jax.weights import WeightsError
 
 CONFIGS = Path(__file__).parent / "configs"
-CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config, a file of configs/.", lock_config=True)
+try:
+    CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config, a file of configs/.", lock_config=True)
+except flags.Error as error:  # it looks into a --flagfile already
+    sys.exit(f"error: {error}")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config name>.")
 MODE = flags.DEFINE_enum(
     "mode",
@@ -45,18 +62,18 @@ def parse_flags(argv: list[str]) -> list[str]:
         rest = flags.FLAGS([argv[0], *saved_config(argv), *argv[1:]])
         if MODE.value == "parity" and not flags.FLAGS["config"].present:
             rest = flags.FLAGS([*argv, f"--config={CONFIGS / 'quickstart.py'}"])
-    except (flags.Error, AttributeError, TypeError, ValueError) as error:
-        message: Any = error
-        while isinstance(message, BaseException):  # ml_collections wraps one error in another
-            message = message.args[0]
-        flag, failed, traceback = str(message).partition(": Error whilst parsing config file")
-        sys.exit(f"error: {' '.join((f'{flag}: {traceback.splitlines()[-1]}' if failed else flag).split())}")
+    except Exception as error:  # a config is a program, and can fail in any way
+        sys.exit(f"error: {why_not_parsed(error)}")
     if len(rest) > 1:
         sys.exit(f"error: unexpected argument {rest[1]}: flags are written --name=value")
     config = flags.FLAGS["config"]
     named = config.config_filename if config.present else ""
-    if not Path(named.partition(":")[0]).is_file() and (named or MODE.value != "benchmark"):
-        sys.exit(f"error: config={named} is no file: give configs/NAME.py")
+    if not os.path.isfile(named.partition(":")[0]) and (named or MODE.value != "benchmark"):
+        saved = f", for there is no {WORKDIR.value}/config.json" if WORKDIR.value and not config.present else ""
+        sys.exit(f"error: config={named} is no file: give configs/NAME.py{saved}")
+    for name in ("workdir", "pretrained"):
+        if flags.FLAGS[name].value == "":
+            sys.exit(f"error: {name}= names nothing: give a path, or leave it out")
     for name in ("coordinator_address", "num_processes", "process_id"):
         if flags.FLAGS[name].present and not DISTRIBUTED.value:
             sys.exit(f"error: {name}={flags.FLAGS[name].value} is for several processes: give --distributed with it")
@@ -65,12 +82,32 @@ def parse_flags(argv: list[str]) -> list[str]:
     return rest
 
 
+def why_not_parsed(error: BaseException) -> str:
+    """Says in one line what is wrong with the flags."""
+    while error.args and isinstance(error.args[0], BaseException):  # ml_collections wraps one error in another
+        error = error.args[0]
+    text = str(error.args[0] if error.args else error)
+    if isinstance(error, KeyError):
+        text = f"the config has no field {text.replace(chr(10), '. ')}: its fields are those of configs/default.py"
+    flag, failed, traceback = text.partition(": Error whilst parsing config file")
+    if isinstance(error, SyntaxError | ImportError) or "config_config" in text:  # the latter is its module's name
+        text = f"--config names a file that is no config ({type(error).__name__}: {text}): give configs/NAME.py"
+    elif failed:
+        text = f"{flag}: {traceback.splitlines()[-1]}"
+    elif "is defined twice" in text:
+        text = "--config is given twice: give it once"
+    return " ".join(text.split())
+
+
 def saved_config(argv: list[str]) -> list[str]:
     """Returns what stands for a --config that is left out: the config of the run that the workdir holds."""
-    values = dict(argument.lstrip("-").partition("=")[::2] for argument in argv[1:])
-    if "config" in values or not Path(values.get("workdir", ""), "config.json").is_file():
+    given = {}
+    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+        name, equals, value = argument.lstrip("-").partition("=")
+        given[name] = value if equals else following
+    if "config" in given or not given.get("workdir") or not os.path.isfile(f"{given['workdir']}/config.json"):
         return []
-    return [f"--config={CONFIGS / 'saved.py'}:{values['workdir']}"]
+    return [f"--config={CONFIGS / 'saved.py'}:{given['workdir']}"]
 
 
 def connect() -> None:
@@ -91,11 +128,13 @@ def main(_: list[str]) -> None:
     keep_compiled()
     if DISTRIBUTED.value:
         connect()
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where there is no such platform
+        sys.exit(f"error: JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} gives no device ({error}): change it")
     file, _, argument = flags.FLAGS["config"].config_filename.partition(":") if CONFIG.value else (MODE.value, "", "")
     name = "_".join(filter(None, (Path(file).stem, argument)))
     workdir = Path(WORKDIR.value or Path("runs") / name)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupted_at_once)
     run = train.train_and_evaluate if MODE.value == "train" else train.evaluate_only
     try:
         if MODE.value in ("parity", "benchmark"):
@@ -103,9 +142,18 @@ def main(_: list[str]) -> None:
         run(CONFIG.value, workdir, PRETRAINED.value)
     except (ConfigError, DataError, CheckpointError, ElsewhereError, train.TrainingError, WeightsError) as error:
         fail(str(error))
+    except BrokenPipeError:
+        fail("the output was closed by its reader: what the run wrote before is whole, and the same command goes on")
     except OSError as error:
         reason = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
         fail(f"workdir={workdir}: {reason}: make room and write access there, or name another workdir")
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        fail(
+            f"the run does not fit into the memory ({reason}): give less meta_batch, inner_iters, num_seeds or classes"
+        )
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
         sys.exit(interrupted.status)
@@ -118,13 +166,6 @@ def fail(message: str) -> NoReturn:
         time.sleep(0 if jax.process_index() else 1)  # with process 0 JAX ends the others, who have their line to say
         os._exit(1)
     sys.exit(1)
-
-
-def interrupted_at_once(number: int, _: object) -> None:
-    """Ends the program on a signal where there is nothing to save, whatever threads are still at work."""
-    message = "interrupted: the same command goes on from the newest checkpoint, or begins anew"
-    print(message, file=sys.stderr, flush=True)
-    os._exit(128 + number)
 
 
 def beside_torch(name: str, workdir: Path) -> int:

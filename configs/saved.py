@@ -20,6 +20,6 @@ def get_config(workdir: str) -> ConfigDict:
         fields = json.loads(path.read_text())
         fields["eval_shots"] = tuple(fields["eval_shots"])  # JSON has lists alone
         config.update(fields)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not the config of a run ({error}): give --config=configs/NAME.py") from error
     return config

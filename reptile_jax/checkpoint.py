@@ -1,13 +1,16 @@
 """Checkpoints of a run: the only file that knows Orbax.
 
 A checkpoint holds the whole `MetaState`, with a leading axis [seeds], and the config it was trained with. Orbax writes
-it beside its final place and renames it; then it gets a seal, a file with the checksums of all others. A checkpoint
-without its seal, or that its seal does not fit, is damaged: it is never restored, and the one before is taken.
+it beside its final place and renames it; then it gets a seal, a file with the checksums of all others and of itself. A
+checkpoint without its seal, or that its seal does not fit, is damaged: it is never restored, and the one before is
+taken. Which one is being written is noted beside them: that one, killed before its seal, is not damaged but not there.
 """
 
 import hashlib
+import itertools
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,8 @@ from reptile_jax.devices import ElsewhereError, is_main, together
 from reptile_jax.reptile import MetaState
 
 FOLDER = "checkpoints"  # inside a workdir
-DAMAGED = "damaged_checkpoints"  # inside a workdir: where damaged ones are put aside
+SET_ASIDE = "damaged_checkpoints"  # inside a workdir: where damaged ones are put
+WRITING = ".writing"  # among the checkpoints: which one is being written
 SEAL = "seal.json"  # inside a checkpoint
 KEPT = 3  # newest checkpoints that stay
 
@@ -49,10 +53,15 @@ class Checkpoints:
             options = ocp.CheckpointManagerOptions(read_only=True)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
-    def save(self, states: MetaState, config: ConfigDict) -> None:
+    def save(self, states: MetaState, config: ConfigDict, rows: int) -> None:
         """Writes a checkpoint, unless this meta-iteration has one, and removes the oldest beyond `KEPT`.
 
         Of several processes each has to call it, and one writes.
+
+        Args:
+            states: the state of every seed.
+            config: the run's config.
+            rows: of metrics.jsonl, which are on the disk.
 
         Raises:
             CheckpointError: it could not be written; those before stay.
@@ -66,15 +75,17 @@ class Checkpoints:
             with together():
                 if is_main():
                     self._find_room(2 * sum(x.nbytes for x in jax.tree.leaves(states)))
+                    _write(self._folder / WRITING, str(iteration))
             self._manager.save(iteration, args=items)
             if is_main():
-                _seal(self._folder / str(iteration), states)
+                _seal(self._folder / str(iteration), states, rows)
+                (self._folder / WRITING).unlink()
         except ElsewhereError:
             raise
         except Exception as error:  # of what kind depends on which of Orbax's layers the disk's error meets
             raise CheckpointError(
                 f"{self._folder / str(iteration)} cannot be written ({_one_line(error)}); the checkpoints before are "
-                f"whole: make room, and the same command goes on from the newest"
+                f"as they were: make room and write access there, and the same command goes on from the newest"
             ) from error
 
     def _find_room(self, size: int) -> None:
@@ -98,7 +109,7 @@ class Checkpoints:
             CheckpointError: the checkpoint holds other arrays.
         """
         path = self._folder / str(iteration)
-        saved, wanted = json.loads((path / SEAL).read_text())["arrays"], _arrays(like)
+        saved, wanted = _read_seal(path)["arrays"], _arrays(like)
         for name in sorted(saved.keys() | wanted.keys()):
             if saved.get(name) != wanted.get(name):
                 raise CheckpointError(
@@ -131,20 +142,22 @@ def find(path: Path) -> tuple[Checkpoints, int]:
     raise CheckpointError(f"{path} holds no checkpoint: name a workdir that was trained in, or one of its {FOLDER}/*")
 
 
-def newest(workdir: Path, quiet: bool = False) -> int | None:
-    """Returns the newest undamaged checkpoint's meta-iteration, None where there is no checkpoint; writes nothing.
+def newest(workdir: Path, steps: list[int] | None = None, quiet: bool = False) -> int | None:
+    """Returns the newest usable checkpoint's meta-iteration, None where there is no checkpoint; writes nothing.
 
     Args:
         workdir: the workdir.
-        quiet: not to say which ones are damaged.
+        steps: of the rows of its metrics.jsonl: a checkpoint is usable if no row before it is lost. None: the rows do
+            not matter.
+        quiet: not to say why others are not.
 
     Raises:
-        CheckpointError: all that there are are damaged.
+        CheckpointError: none that there are is usable.
     """
     iterations = _iterations(workdir)
     for iteration in iterations:
         path = workdir / FOLDER / str(iteration)
-        problem = damage(path)
+        problem = damage(path) or _lost(path, iteration, steps)
         if not problem:
             return iteration
         if is_main() and not quiet:
@@ -157,51 +170,88 @@ def newest(workdir: Path, quiet: bool = False) -> int | None:
     return None
 
 
-def set_aside_damaged(workdir: Path) -> None:
-    """Moves the damaged checkpoints after the newest undamaged one out of the way of those to come."""
-    for iteration in _iterations(workdir):
-        path = workdir / FOLDER / str(iteration)
-        if not damage(path):
-            break
-        aside = workdir / DAMAGED
-        aside.mkdir(exist_ok=True)
-        path.rename(aside / f"{iteration}.{len(list(aside.iterdir()))}")
+def set_aside_after(workdir: Path, iteration: int | None) -> None:
+    """Moves what comes after a checkpoint out of the way of those to come, and removes one that was not finished."""
+    for other in _iterations(workdir):
+        if iteration is not None and other > iteration:
+            aside = workdir / SET_ASIDE
+            aside.mkdir(exist_ok=True)
+            free = next(n for n in itertools.count() if not (aside / f"{other}.{n}").exists())
+            (workdir / FOLDER / str(other)).rename(aside / f"{other}.{free}")
+    if unfinished := _unfinished(workdir):
+        shutil.rmtree(workdir / FOLDER / unfinished, ignore_errors=True)
+    (workdir / FOLDER / WRITING).unlink(missing_ok=True)
 
 
 def damage(path: Path) -> str:
     """Says what is wrong with the files of a checkpoint, "" where nothing is."""
     try:
-        files = json.loads((path / SEAL).read_text())["files"]
+        for name, checksum in _read_seal(path)["files"].items():
+            if not (path / name).is_file():
+                return f"it has no {name}"
+            if _checksum((path / name).read_bytes()) != checksum:
+                return f"{name} has another checksum than it was written with"
     except FileNotFoundError:
         return f"it has no {SEAL}"
-    except (ValueError, KeyError, TypeError):
-        return f"its {SEAL} cannot be read"
-    for name, checksum in files.items():
-        if not (path / name).is_file():
-            return f"it has no {name}"
-        if _checksum(path / name) != checksum:
-            return f"{name} has another checksum than it was written with"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return f"it cannot be read ({_one_line(error)})"
     return ""
+
+
+def _lost(path: Path, iteration: int, steps: list[int] | None) -> str:
+    """Says how many rows are missing before a checkpoint, "" where none is."""
+    if steps is None:
+        return ""
+    there, written = sum(step <= iteration for step in steps), _read_seal(path)["rows"]
+    return f"metrics.jsonl has {there} of the {written} rows before it" if there < written else ""
 
 
 def _iterations(workdir: Path) -> list[int]:
     """The meta-iterations of a workdir's checkpoints, damaged or not, the newest first."""
-    return sorted((int(path.name) for path in (workdir / FOLDER).glob("*") if path.name.isdecimal()), reverse=True)
+    names = {path.name for path in (workdir / FOLDER).glob("*") if path.name.isdecimal()} - {_unfinished(workdir)}
+    return sorted(map(int, names), reverse=True)
 
 
-def _seal(path: Path, states: MetaState) -> None:
+def _unfinished(workdir: Path) -> str:
+    """The checkpoint that was being written, and not to its end, when the program was ended; "" where there is none."""
+    note = workdir / FOLDER / WRITING
+    name = note.read_text() if note.exists() else ""
+    return name if name.isdecimal() and not (workdir / FOLDER / name / SEAL).exists() else ""
+
+
+def _seal(path: Path, states: MetaState, rows: int) -> None:
     """Writes the seal of a checkpoint."""
-    files = {str(file.relative_to(path)): _checksum(file) for file in sorted(path.rglob("*")) if file.is_file()}
-    unfinished = path / (SEAL + ".tmp")
-    with unfinished.open("w") as seal:
-        json.dump({"arrays": _arrays(states), "files": files}, seal)
-        seal.flush()
-        os.fsync(seal.fileno())
-    unfinished.replace(path / SEAL)
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    sums = {str(file.relative_to(path)): _checksum(file.read_bytes()) for file in files}
+    content = {"arrays": _arrays(states), "files": sums, "rows": rows}
+    _write(path / SEAL, json.dumps(content | {"checksum": _checksum(json.dumps(content).encode())}))
 
 
-def _checksum(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _read_seal(path: Path) -> dict[str, Any]:
+    """Reads the seal of a checkpoint.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError, LookupError, TypeError, AttributeError: it is damaged.
+    """
+    content = json.loads((path / SEAL).read_text())
+    if content.pop("checksum") != _checksum(json.dumps(content).encode()):
+        raise ValueError(f"{SEAL} is damaged")
+    return content
+
+
+def _write(file: Path, text: str) -> None:
+    """Writes a small file: whenever the machine stops, it is there and whole, or not there."""
+    unfinished = file.with_name(file.name + ".tmp")
+    with unfinished.open("w") as opened:
+        opened.write(text)
+        opened.flush()
+        os.fsync(opened.fileno())
+    unfinished.replace(file)
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _arrays(states: Any) -> dict[str, str]:

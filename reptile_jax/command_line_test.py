@@ -2,7 +2,7 @@
 
 import pytest
 
-from reptile_jax.program_test import MAIN, run
+from reptile_jax.program_test import run
 
 TABLE = [
     # fields out of range
@@ -18,6 +18,8 @@ TABLE = [
     ("weight_decay=0.0", "weight_decay=0.0 is not possible: give"),
     ("meta_batch=0", "meta_batch=0 is not possible: give"),
     ("meta_iters=0", "meta_iters=0 is not possible: give"),
+    ("meta_step=1e39", "meta_step=1e+39 is not possible: give a finite number"),
+    ("seed=99999999999", "seed=99999999999 is not possible: give a whole number from 0 to 2147483647"),
     ("meta_step=inf", "meta_step=inf is not possible: give"),
     ("meta_step_final=-0.1", "meta_step_final=-0.1 is not possible: give"),
     ("foml_tail=-1", "foml_tail=-1 is not possible: give"),
@@ -54,13 +56,17 @@ TABLE = [
     ("eval_shots=a", "eval_shots=('a',) is not possible: give shot counts"),
     ("meta_iters=1.5", "flag --config.meta_iters=1.5"),
     ("clases=5", 'Did you mean "classes" instead of "clases"?'),
-    ("data.folder=/tmp", "folder"),
+    ("data.folder=/tmp", "the config has no field 'folder': its fields are those of configs/default.py"),
+    ("data.name.x=1", "indices must be integers"),
     # flags
     ("--mode=trian", "flag --mode=trian: value should be one of <train|eval|parity|benchmark>"),
     ("--wrokdir=x", "Unknown command line flag 'wrokdir'. Did you mean: workdir"),
     ("stray", "unexpected argument stray: flags are written --name=value"),
     ("--config=nowhere.py", "config=nowhere.py is no file: give configs/NAME.py"),
     ("--num_processes=2", "num_processes=2 is for several processes: give --distributed"),
+    ("--workdir=", "workdir= names nothing: give a path, or leave it out"),
+    ("--pretrained=", "pretrained= names nothing: give a path, or leave it out"),
+    ("--flagfile=nowhere", "Unable to open flagfile"),
     ("--mode=eval", "runs/quickstart holds no checkpoint: name a workdir"),
     ("--pretrained=nowhere", "nowhere holds no checkpoint: name a workdir"),
 ]
@@ -83,8 +89,34 @@ def test_no_config(tmp_path):
     )
 
 
-def test_a_config_that_fails(tmp_path):
-    """Its own words in one line, not a traceback."""
-    failed = run(f"--config={MAIN.parent / 'configs' / 'gradient_combinations.py'}:sum9", cwd=tmp_path)
-    assert failed.returncode == 1 and failed.stderr.count("\n") == 1 and "Traceback" not in failed.stderr
-    assert "ValueError: 'sum9' is no combination: give one of sum1, sum2" in failed.stderr and not [*tmp_path.iterdir()]
+FILES = {
+    "def get_config(": "(SyntaxError: '(' was never closed): give configs/NAME.py",
+    "import nowhere": "(ModuleNotFoundError: No module named 'nowhere'): give configs/NAME.py",
+    "x = 1": "has no attribute 'get_config'): give configs/NAME.py",
+    "def get_config(): return 5": "the config is 5: give a ConfigDict of configs/default.py",
+    "from ml_collections import ConfigDict as C\ndef get_config(): return C()": "is missing: begin with configs",
+    "from configs import default as d\ndef get_config():\n c = d.get_config()\n c.x = 0\n return c": "x is no field:",
+    "def get_config(): raise ValueError('these are its words')": "ValueError: these are its words",
+}
+
+
+@pytest.mark.parametrize("content", FILES)
+def test_a_config_file_that_is_none(tmp_path, content):
+    """What is wrong in one line, not a traceback."""
+    (tmp_path / "own.py").write_text(content)
+    failed = run(f"--config={tmp_path / 'own.py'}", config=None, cwd=tmp_path)
+    assert failed.returncode == 1 and failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1
+    assert "Traceback" not in failed.stderr and FILES[content] in failed.stderr
+    assert {path.name for path in tmp_path.iterdir()} <= {"own.py", "__pycache__"}
+
+
+def test_a_saved_config_that_is_none(tmp_path):
+    workdir = tmp_path / "run"
+    absent = run("--workdir", "run", config=None, cwd=tmp_path)
+    assert absent.returncode == 1 and "give configs/NAME.py, for there is no run/config.json" in absent.stderr
+    workdir.mkdir()
+    for content in ("", "[]", "{}", '{"eval_shots": 5}', '{"eval_shots": [1], "data": 5}'):
+        (workdir / "config.json").write_text(content)
+        failed = run("--workdir", "run", config=None, cwd=tmp_path)
+        assert failed.returncode == 1 and failed.stderr.count("\n") == 1 and "Traceback" not in failed.stderr
+        assert "run/config.json is not the config of a run" in failed.stderr and "give --config=" in failed.stderr

@@ -1,6 +1,5 @@
 """Checks a config before anything is loaded, and says what may change between the parts of one run."""
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ from reptile_jax.data import DATA_SETS
 from reptile_jax.layers import CONVOLUTIONS
 
 TASKS_AT_ONCE = ("auto", "one", "all")
+LARGEST = 3.4e38  # in float32
 INNER_STATES = ("averaged", "sequential", "reset")
 
 # Fields that change neither the weights nor the characters a run is trained on.
@@ -62,7 +62,7 @@ def validate(config: ConfigDict) -> None:
 
 def _whole(low: int, high: int = 2**31 - 1) -> tuple[Callable[[Any], bool], str]:
     return lambda x: isinstance(x, int) and not isinstance(x, bool) and low <= x <= high, (
-        f"a whole number from {low} to {high}" if high < 2**31 - 1 else f"a whole number of at least {low}"
+        f"a whole number from {low} to {high}"
     )
 
 
@@ -71,7 +71,7 @@ def _number(low: float, strict: bool) -> tuple[Callable[[Any], bool], str]:
         return (
             isinstance(x, (int, float))
             and not isinstance(x, bool)
-            and math.isfinite(x)
+            and abs(x) <= LARGEST  # what NaN is not, either
             and (x > low if strict else x >= low)
         )
 
@@ -121,6 +121,10 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def _problems(config: ConfigDict) -> Iterator[str]:
     """Yields one line for each problem."""
+    if not isinstance(config, ConfigDict):
+        yield f"the config is {config!r}: give a ConfigDict of configs/default.py with what differs"
+    for name in sorted(field_names(config) ^ {*_FIELDS, "eval_shots"}):
+        yield f"{name} is {'missing' if name in _FIELDS else 'no field'}: begin with configs/default.py's config"
     for name, (holds, wanted) in _FIELDS.items():
         value = _get(config, name)
         if not holds(value):

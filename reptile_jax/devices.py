@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ SEEDS, TASKS = "seeds", "tasks"  # the axes of the mesh
 
 def keep_compiled() -> None:
     """Keeps compiled programs between runs, in the user's cache folder or where JAX_COMPILATION_CACHE_DIR says."""
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "reptile_jax"))
+    home = os.path.expanduser("~")
+    if jax.config.values["jax_compilation_cache_dir"] is None and home != "~":  # "~": a user who has none
+        jax.config.update("jax_compilation_cache_dir", str(Path(home, ".cache", "reptile_jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # a run compiles many small programs
 
 

@@ -1,4 +1,4 @@
-"""What was wrong with a meta-iteration whose loss or delta was not finite."""
+"""What was wrong with a meta-iteration that was not finite."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from reptile_jax.programs import inner_loop_of, sample_meta_batch
 from reptile_jax.reptile import MetaState, task_delta
 
 
-def classes_of_bad_tasks(config: ConfigDict, data: Data, states: MetaState, index: int) -> list[list[str]]:
+def classes_of_bad_tasks(config: ConfigDict, data: Data, states: MetaState, index: int) -> list[list[str]] | None:
     """Names the classes of the tasks that make a meta-iteration not finite.
 
     Args:
@@ -21,10 +21,10 @@ def classes_of_bad_tasks(config: ConfigDict, data: Data, states: MetaState, inde
         index: of the seed.
 
     Returns:
-        The classes of each such task; none where only their sum is not finite.
+        The classes of each such task: none where only the meta-update is not finite. None: this process cannot tell.
     """
     if not (data.images.is_fully_addressable or data.images.is_fully_replicated):
-        return []  # this process has not all of the seeds' images
+        return None  # it has not all of the seeds' images
     state = jax.tree.map(lambda x: jnp.asarray(x[index]), jax.device_get(states))
     classes = len(data.names) // config.num_seeds
     drawings = data.images.shape[1]
@@ -39,7 +39,7 @@ def classes_of_bad_tasks(config: ConfigDict, data: Data, states: MetaState, inde
         delta, after, loss = adapt(state.params, opt_state, task)
         if config.inner_state == "sequential":
             opt_state = after
-        if not all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves((delta, loss))):
+        if not all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves((delta, after, loss))):
             rows = np.concatenate([np.ravel(examples.rows) for examples in task if examples is not None])
             bad.append([data.names[index * classes + int(i)] for i in np.unique(rows // drawings)])
     return bad

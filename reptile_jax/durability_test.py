@@ -1,13 +1,17 @@
 """What happens to a run when the disk, the machine or a person gets in its way; each through the real program."""
 
+import hashlib
 import json
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -74,6 +78,10 @@ DAMAGES = {
     "garbled in a byte": lambda folder: garble(largest(folder)),
     "half deleted": lambda folder: shutil.rmtree(folder / "state"),
     "without its seal": lambda folder: (folder / checkpoint.SEAL).unlink(),
+    "its seal garbled": lambda folder: garble(folder / checkpoint.SEAL),
+    "its seal emptied": lambda folder: os.truncate(folder / checkpoint.SEAL, 0),
+    "its seal of another form": lambda folder: (folder / checkpoint.SEAL).write_text("[1]"),
+    "a file in its place": lambda folder: (shutil.rmtree(folder), folder.touch()),
 }
 
 
@@ -85,7 +93,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(copy, whole, da
     assert len(said) == 1 and str(copy / "checkpoints" / "30") in said[0], done.stderr
     assert "at meta-iteration 20" in done.stderr
     assert ends_as(copy, whole)
-    assert [path.name for path in (copy / checkpoint.DAMAGED).iterdir()] == ["30.0"]  # put aside, not thrown away
+    assert [path.name for path in (copy / checkpoint.SET_ASIDE).iterdir()] == ["30.0"]  # put aside, not thrown away
 
 
 def test_all_checkpoints_damaged_is_an_error_and_no_fresh_start(copy):
@@ -97,10 +105,31 @@ def test_all_checkpoints_damaged_is_an_error_and_no_fresh_start(copy):
     assert sorted(str(p) for p in copy.rglob("*")) == before
 
 
+def test_killed_before_the_first_seal_it_begins_anew(copy, whole):
+    """What a kill leaves between the first checkpoint and its seal; without the note it is damage."""
+    for other in ("20", "30"):
+        shutil.rmtree(copy / "checkpoints" / other)
+    first, note = copy / "checkpoints" / "10", copy / "checkpoints" / checkpoint.WRITING
+    (first / checkpoint.SEAL).unlink()
+    assert "all 1 checkpoints are damaged" in go_on(copy, status=1).stderr
+    note.write_text("10")
+    assert "damaged" not in go_on(copy).stderr
+    assert ends_as(copy, whole) and not note.exists() and not (copy / checkpoint.SET_ASIDE).exists()
+
+
+@pytest.mark.parametrize("text", ["", "..", "30"])
+def test_a_note_that_is_wrong_removes_nothing(copy, whole, text):
+    (copy / "checkpoints" / checkpoint.WRITING).write_text(text)
+    assert "at meta-iteration 30" in go_on(copy).stderr
+    assert ends_as(copy, whole)
+
+
 def test_a_checkpoint_of_another_network_or_version_is_named(copy):
     seal = copy / "checkpoints" / "30" / checkpoint.SEAL
     content = json.loads(seal.read_text())
+    del content["checksum"]
     content["arrays"]["params/params/dense/kernel"] = "float32[1, 300, 3]"
+    content["checksum"] = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     seal.write_text(json.dumps(content))
     failed = go_on(copy, status=1)
     assert "dense/kernel is float32[1, 300, 3] there and float32[1, 256, 3] here" in failed.stderr
@@ -114,6 +143,40 @@ def test_metrics_cut_in_a_line_are_mended(copy, whole):
     metrics.write_text("".join(lines[:-1]) + lines[-1][:20])
     go_on(copy)
     assert ends_as(copy, whole)
+
+
+def test_metrics_cut_before_the_newest_checkpoint_are_made_again(copy, whole):
+    metrics = copy / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(lines[:3]) + "no row\n" + "".join(lines[4:]))
+    done = go_on(copy)
+    assert "checkpoints/20 is damaged, metrics.jsonl has 3 of the 4 rows before it" in done.stderr
+    assert "at meta-iteration 10" in done.stderr
+    assert ends_as(copy, whole)
+    metrics.unlink()
+    assert "all 3 checkpoints are damaged" in go_on(copy, status=1).stderr
+
+
+@pytest.mark.parametrize("line", ['{"step": "x"}', '{"step": 31}', "[31]", '{"step": 30, "loss": 1}', '{"step": 3'])
+def test_what_is_no_row_after_the_last_is_dropped(copy, whole, line):
+    with (copy / "metrics.jsonl").open("a") as metrics:
+        metrics.write(line)
+    go_on(copy)
+    assert ends_as(copy, whole)
+
+
+def test_killed_before_its_first_checkpoint_a_run_keeps_its_pretrained_weights(whole, tmp_path):
+    fields = FIELDS | {"meta_iters": 300, "checkpoint_interval": 300}
+    assert run(f"--pretrained={whole}", "--workdir=never", cwd=tmp_path, **fields).returncode == 0
+    process = start(tmp_path / "killed", f"--pretrained={whole}", **fields)
+    wait_for(process, lambda: (tmp_path / "killed" / "metrics.jsonl").exists())
+    process.kill()
+    process.communicate()
+    assert checkpoint.newest(tmp_path / "killed") == 0, "it was not killed before its first checkpoint"
+    go_on(tmp_path / "killed")
+    config = small(**fields)
+    assert same_bits(state_of(tmp_path / "killed", config), state_of(tmp_path / "never", config))
+    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "never")
 
 
 def test_the_config_may_be_left_out_and_free_fields_changed(copy, whole):
@@ -216,7 +279,16 @@ def test_what_is_not_finite_is_named_and_never_saved(tmp_path):
     config = small(**FIELDS | {"weight_decay": 1e4})
     state = state_of(tmp_path / "run", config)
     assert int(state.iteration[0]) == iteration > 0
-    assert all(np.all(np.isfinite(x)) for x in (*state.params["params"]["dense"].values(),))
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state))
+
+
+def test_a_meta_update_that_is_not_finite_is_never_saved(tmp_path):
+    """The loss and the delta are finite; what they lead to is not."""
+    failed = run("--workdir=run", cwd=tmp_path, **FIELDS | {"meta_step": 3e38, "learning_rate": 1.0, "sgd": True})
+    assert failed.returncode == 1
+    last = failed.stderr.splitlines()[-1]
+    assert last.startswith("error: meta-iteration 0: the loss or the update is not finite in no task of its own"), last
+    assert "meta_step=3e+38" in last and checkpoint.newest(tmp_path / "run") is None
 
 
 def test_the_same_seed_gives_the_same_bits(whole, tmp_path):
@@ -226,8 +298,8 @@ def test_the_same_seed_gives_the_same_bits(whole, tmp_path):
     assert other.returncode == 0 and not ends_as(tmp_path / "other", whole)
 
 
-def start(workdir, **fields):
-    return subprocess.Popen(command(f"--workdir={workdir}", **fields), stderr=subprocess.PIPE, text=True)
+def start(workdir, *flags, **fields):
+    return subprocess.Popen(command(f"--workdir={workdir}", *flags, **fields), stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(process, holds):
@@ -258,4 +330,20 @@ def test_a_second_interrupt_ends_the_program_at_once(tmp_path):
     process.send_signal(signal.SIGTERM)
     os.kill(process.pid, signal.SIGCONT)
     process.communicate(timeout=60)
-    assert process.returncode in (-signal.SIGTERM, -signal.SIGINT, 130, 143)
+    assert process.returncode in (-signal.SIGTERM, -signal.SIGINT) and checkpoint.newest(tmp_path / "run") is None
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_among_the_imports(tmp_path, number, status):
+    process = start(tmp_path / "run", **FIELDS)
+    wait_for(process, lambda: "libjax" in Path(f"/proc/{process.pid}/maps").read_text())
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == status and stderr.startswith("interrupted: the same command") and len(stderr) < 100
+
+
+@pytest.mark.parametrize("streams", ["2>/dev/full", "2>&-", ">&- 2>&-"])
+def test_a_run_that_nobody_listens_to(whole, tmp_path, streams):
+    words = [*command(f"--workdir={tmp_path / 'run'}", **FIELDS)]
+    assert subprocess.run(f"{shlex.join(words)} {streams}", shell=True, timeout=300).returncode == 0
+    assert ends_as(tmp_path / "run", whole)

@@ -34,9 +34,10 @@ def stop_on_signal() -> Iterator[Stop]:
     stop, numbers = Stop(), (signal.SIGINT, signal.SIGTERM)
 
     def note(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if stop.number:  # by the other one
+            signal.raise_signal(number)
         stop.number = number
-        for each in numbers:
-            signal.signal(each, signal.SIG_DFL)
 
     before = [signal.signal(number, note) for number in numbers]
     try:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from reptile_jax import plots
 from reptile_jax.classes import Data, data_label
 from reptile_jax.config import eval_shots, seeds_of
-from reptile_jax.devices import TASKS, agreed, is_main
+from reptile_jax.devices import SEEDS, TASKS, agreed, is_main
 from reptile_jax.episodes import EvalTask
 from reptile_jax.evaluate import Accuracy, Predictions, accuracy
 from reptile_jax.interrupt import Interrupted, Stop
@@ -22,7 +22,9 @@ from reptile_jax.metrics import progress_bar, replace_text
 from reptile_jax.programs import eval_program
 from reptile_jax.reptile import MetaState
 
-EVAL_TASKS = 25  # tasks of a device per dispatch, at most; a signal waits for the end of one
+# Of a device per dispatch, at most: a signal waits for the end of one.
+EVAL_TASKS = 25
+EVAL_DRAWINGS = 50_000  # through the network forwards; backwards counts twice
 PICTURED_TASKS = 4
 SETS = ("train", "validation", "test")  # what an evaluation can be on
 
@@ -136,8 +138,10 @@ def _eval_tasks(
     config: ConfigDict, program: Any, data: Data, name: str, shots: int, states: MetaState, mesh: Mesh, first: int
 ) -> tuple[EvalTask, Predictions]:
     """Evaluates a dispatch of tasks, `first` and on, of a set's stream, which depends on `eval_seed` alone."""
-    devices = mesh.shape[TASKS]
-    count = devices * min(EVAL_TASKS, -(-config.eval_samples // devices))
+    devices, seeds = mesh.shape[TASKS], config.num_seeds // mesh.shape[SEEDS]
+    drawings = 3 * config.eval_iters * config.eval_batch + config.classes * (config.classes * shots + 2)  # of a task
+    at_most = max(1, EVAL_DRAWINGS // (drawings * seeds))
+    count = devices * min(EVAL_TASKS, at_most, -(-config.eval_samples // devices))
     key = random.fold_in(random.fold_in(random.key(config.eval_seed), SETS.index(name)), shots)
     keys = np.broadcast_to(random.key_data(task_keys(key, first, count)), (config.num_seeds, count, 2))
     pools = jax.tree.map(lambda x: np.full(count, x, np.int32), data.pools[name])

@@ -1,6 +1,8 @@
 """Metrics of a run: one JSON object a line, the same as TensorBoard events, and smoothing for bars and plots."""
 
+import contextlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -23,7 +25,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Reads a `metrics.jsonl`, to its end or to a line that was cut short; no file is no rows."""
+    """Reads a `metrics.jsonl`, to its end or to a line that is none; no file is no rows."""
     rows: list[dict[str, Any]] = []
     if path.exists():
         for line in path.read_bytes().splitlines():
@@ -31,10 +33,14 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
                 row = json.loads(line)
             except ValueError:
                 break
-            if not isinstance(row, dict) or "step" not in row:
+            if not _is_row(row) or (rows and (row.keys() != rows[0].keys() or row["step"] <= rows[-1]["step"])):
                 break
             rows.append(row)
     return rows
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, dict) and "step" in row and all(type(value) in (int, float) for value in row.values())
 
 
 class MetricsWriter:
@@ -69,9 +75,10 @@ class MetricsWriter:
         self._events.add_event(Event(wall_time=time.time(), step=step, summary=summary))
 
     def flush(self) -> None:
-        """Hands everything written so far to the operating system."""
+        """Brings everything written so far to the disk."""
         if is_main():
             self._file.flush()
+            os.fsync(self._file.fileno())
             self._events.flush()
 
     def close(self) -> None:
@@ -79,6 +86,20 @@ class MetricsWriter:
         if is_main():
             self._file.close()
             self._events.close()
+
+
+class _WhileThere:
+    """The standard error for a bar: one that is closed, or on a full disk, ends no run."""
+
+    encoding = "utf-8"
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
 
 
 def progress_bar(name: str, total: int, unit: str, done: int = 0) -> tqdm:
@@ -93,6 +114,7 @@ def progress_bar(name: str, total: int, unit: str, done: int = 0) -> tqdm:
         mininterval=interval,
         miniters=1,
         disable=not is_main(),
+        file=_WhileThere(),
     )
 
 

@@ -39,7 +39,7 @@ class Progress(NamedTuple):
 
     Attributes:
         last: metrics of its last meta-iteration.
-        bad_iteration: the first meta-iteration whose loss or delta was not finite, -1 where all were.
+        bad_iteration: the first meta-iteration whose loss, delta or state was not finite, -1 where all were.
     """
 
     last: MetaMetrics
@@ -144,6 +144,8 @@ def train_program(
                     loop, state, sampled, step_size, foml=config.foml, inner_state=config.inner_state, spread=spread
                 )
                 finite = jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.delta_norm)
+                for x in jax.tree.leaves((after.params, after.opt_state)):
+                    finite &= jnp.all(jnp.isfinite(x))
                 bad = jnp.where(finite | (progress.bad_iteration >= 0), progress.bad_iteration, state.iteration)
                 return after, Progress(metrics, bad)
 

@@ -23,12 +23,12 @@ from reptile_jax.diagnose import classes_of_bad_tasks
 from reptile_jax.interrupt import Interrupted, Stop, stop_on_signal
 from reptile_jax.lock import LockedError, lock
 from reptile_jax.measure import correct, evaluate, headline, task_keys
-from reptile_jax.metrics import MetricsWriter, progress_bar, replace_text
+from reptile_jax.metrics import MetricsWriter, progress_bar, read_rows, replace_text
 from reptile_jax.pretrained import load_for, same_fields
 from reptile_jax.programs import CURVE_TASKS, eval_program, initial_states, stream, train_program
 from reptile_jax.reptile import MetaState
 
-DISPATCH = 10  # meta-iterations per dispatch at most; a signal waits for the end of one
+DISPATCH = 1.0  # seconds per dispatch, about; a signal waits for the end of one
 LOCK = ".lock"  # inside a workdir
 
 
@@ -56,14 +56,14 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, pretrained: str | Path
     validate(config)
     mesh = _devices(config)
     with together():
-        newest = checkpoint.newest(workdir)
+        newest = checkpoint.newest(workdir, _steps(workdir))
     if not same_everywhere(-1 if newest is None else newest):
         raise ConfigError(
             f"workdir={workdir} does not hold the same run in every process: name one on a disk that all of them share"
         )
     if newest is not None:
         states = resume(config, workdir, newest, mesh)
-    elif pretrained:
+    elif pretrained is not None:
         states = load_for(config, pretrained, mesh)
         states = states._replace(iteration=jnp.zeros_like(states.iteration))
     else:
@@ -72,10 +72,14 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, pretrained: str | Path
         data = load_data(config, mesh)
     with _held(workdir), stop_on_signal() as stop:
         with together():
-            if checkpoint.newest(workdir, quiet=True) != newest:
+            if checkpoint.newest(workdir, _steps(workdir), quiet=True) != newest:
                 raise ConfigError(f"workdir={workdir} was trained in by another run just now: start this one again")
             if is_main():
-                checkpoint.set_aside_damaged(workdir)
+                checkpoint.set_aside_after(workdir, newest)
+        if newest is None and pretrained is not None:  # once the run has a config, it has these weights
+            Checkpoints(workdir, write=True).save(states, config, 0)
+        with together():
+            if is_main():
                 replace_text(workdir / "config.json", config.to_json(indent=2) + "\n")
                 if newest is not None:
                     print(f"Resuming {workdir} at meta-iteration {newest}.", file=sys.stderr)
@@ -154,7 +158,7 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
     """Runs the meta-iterations that are left, with curves, metrics, checkpoints and a progress bar.
 
     Raises:
-        TrainingError: a loss or an update was not finite; the state before is the last one saved.
+        TrainingError: a loss, an update or what it led to was not finite; it was not saved.
         Interrupted: by a signal, once what was trained is saved.
     """
     advance, classify = train_program(config, mesh), eval_program(config, mesh, config.shots)
@@ -167,14 +171,15 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
         if number := agreed(stop.number):
             raise Interrupted(number, f"interrupted at meta-iteration {done}: the same command goes on from there")
     busy_seconds, busy_iterations = 0.0, 0
-    intervals = (DISPATCH, config.eval_interval, config.checkpoint_interval)
+    at_most = 1  # meta-iterations per dispatch
     checkpoints = Checkpoints(workdir, write=True)
     with (
         contextlib.closing(MetricsWriter(workdir, done)) as metrics,
         progress_bar("train", config.meta_iters, "it", done) as bar,
     ):
         while done < config.meta_iters:
-            pause = min(config.meta_iters, *(_next(done, interval) for interval in intervals))
+            due = (_next(done, interval) for interval in (config.eval_interval, config.checkpoint_interval))
+            pause = min(config.meta_iters, done + at_most, *due)
             began, before = time.perf_counter(), states
             states, progress = advance(states, seeds, data.images, data.pools["train"], pause - done)
             bad = np.asarray(progress.bad_iteration)
@@ -182,7 +187,9 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
                 index = int(np.argmin(np.where(bad >= 0, bad, config.meta_iters)))  # the seed that was the first
                 before, _ = advance(before, seeds, data.images, data.pools["train"], bad[index] - done)
                 raise _not_finite(config, workdir, data, before, index)
-            busy_seconds += time.perf_counter() - began
+            seconds = time.perf_counter() - began
+            at_most = agreed(max(1, int(DISPATCH * (pause - done) / seconds)))
+            busy_seconds += seconds
             busy_iterations += pause - done
             bar.update(pause - done)
             done = pause
@@ -202,7 +209,7 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
                 bar.set_postfix(recent, refresh=False)
             if done % config.checkpoint_interval == 0 or done == config.meta_iters or stopping:
                 metrics.flush()
-                checkpoints.save(states, config)
+                checkpoints.save(states, config, len(metrics.rows))
             if stopping:
                 raise Interrupted(
                     stopping, f"interrupted at meta-iteration {done}, saved: the same command goes on from there"
@@ -215,14 +222,16 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
 
 def _not_finite(config: ConfigDict, workdir: Path, data: Data, before: MetaState, index: int) -> TrainingError:
     """Says which meta-iteration of which seed was not finite, in which classes; `before` are the states before it."""
-    tasks = "; ".join(", ".join(names) for names in classes_of_bad_tasks(config, data, before, index))
-    where = f"in the tasks of {tasks}" if tasks else "in tasks that this process cannot tell"
+    tasks = classes_of_bad_tasks(config, data, before, index)
+    named = "; ".join(", ".join(names) for names in tasks or [])
+    where = f"in the tasks of {named}" if tasks else "in no task of its own" if tasks == [] else "in some task"
     of_seed = f" of seed {seeds_of(config)[index]}" if config.num_seeds > 1 else ""
     newest = checkpoint.newest(workdir)
     saved = "there is no checkpoint" if newest is None else f"the newest checkpoint is {newest}"
     return TrainingError(
         f"meta-iteration {int(np.asarray(before.iteration)[index])}{of_seed}: the loss or the update is not finite "
-        f"{where}; {saved}; try less than learning_rate={config.learning_rate:g}"
+        f"{where}; {saved}; try less than learning_rate={config.learning_rate:g}, meta_step={config.meta_step:g} or "
+        f"weight_decay={config.weight_decay:g}"
     )
 
 
@@ -235,6 +244,11 @@ def curve_keys(seeds: np.ndarray, iteration: int, count: int) -> np.ndarray:
 def _next(done: int, interval: int) -> int:
     """The first multiple of the interval after `done`."""
     return (done // interval + 1) * interval
+
+
+def _steps(workdir: Path) -> list[int]:
+    """The meta-iterations of the rows of the workdir's metrics.jsonl."""
+    return [row["step"] for row in read_rows(workdir / "metrics.jsonl")]
 
 
 def _recent(rows: list[dict[str, Any]], name: str) -> float:

@@ -118,16 +118,17 @@ def load(
         DataError: an archive is missing or unsound, it cannot be downloaded, the prepared copy is damaged, or it
             cannot be written.
     """
-    folder = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    copy = folder / builder_class.name / str(builder_class.VERSION)
-    if not copy.exists():
-        try:
+    folder = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    try:
+        folder = folder.expanduser()
+        copy = folder / builder_class.name / str(builder_class.VERSION)
+        if not copy.exists():
             _prepare(folder, copy, archives, builder_class)
-        except (OSError, RuntimeError) as error:  # the latter is how ArrayRecord says that the disk is full
-            raise DataError(
-                f"Omniglot cannot be prepared in {folder} ({_reason(error)}): "
-                "make room and write access there, or choose another folder with --config.data.dir"
-            ) from error
+    except (OSError, RuntimeError) as error:  # the latter is how ArrayRecord says that the disk is full
+        raise DataError(
+            f"Omniglot cannot be prepared in {folder} ({_reason(error)}): "
+            "make room and write access there, or choose another folder with --config.data.dir"
+        ) from error
     try:
         return _read(builder_class(data_dir=folder))
     except Exception as error:  # TFDS and ArrayRecord raise anything for a damaged file
