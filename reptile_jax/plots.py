@@ -43,6 +43,26 @@ def learning_curve(rows: list[dict[str, Any]], held_out: str, label: str, path: 
     figure.savefig(path, dpi=150)
 
 
+def accuracy_curves(curves: dict[str, tuple[list[float], list[float]]], title: str, path: Path) -> None:
+    """Draws accuracies of several runs against meta-iterations.
+
+    Args:
+        curves: label -> meta-iterations and accuracies.
+        title: what the picture shows.
+        path: PNG to write.
+    """
+    figure = _figure(7, 4)
+    axes = figure.subplots()
+    for label, (steps, accuracies) in curves.items():
+        axes.plot(steps, accuracies, linewidth=1.4, label=label)
+    axes.set(xlabel="meta-iterations", ylabel="accuracy", title=title)
+    axes.set_ylim(top=1)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
 def few_shot_tasks(
     images: np.ndarray, tasks: EvalTask, predicted: np.ndarray, count: int, title: str, path: Path
 ) -> None:

@@ -1,0 +1,221 @@
+"""The published runs: keeps them in results/, and writes the README's tables and plots from what is kept.
+
+    python -m reptile_jax.published            # tables and plots anew
+    python -m reptile_jax.published WORKDIR    # keeps the run of a workdir first, under its name
+
+A kept run is its config.json, its results.json, its tasks.png and its metrics.jsonl, thinned to means over equal parts.
+"""
+
+import importlib
+import json
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import saved
+from reptile_jax.metrics import read_rows, replace_text
+from reptile_jax.plots import accuracy_curves
+
+README = Path(__file__).parent.parent / "README.md"
+RESULTS = Path(__file__).parent / "results"
+ROWS = 100  # of a kept run's metrics
+
+# In per cent, of the paper's table 2 and of four re-runs of its released code: (classes, protocol, shots) -> both.
+PUBLISHED = {
+    (5, "transductive", 1): ("97.68 ± 0.04", "97.61 to 97.79"),
+    (5, "inductive", 1): ("95.39 ± 0.09", "95.20 to 95.56"),
+    (5, "transductive", 5): ("99.48 ± 0.06", "99.49 to 99.53"),
+    (5, "inductive", 5): ("98.90 ± 0.10", "98.89 to 99.15"),
+    (20, "transductive", 1): ("89.43 ± 0.14", "89.13 to 89.73"),
+    (20, "inductive", 1): ("88.14 ± 0.15", "87.93 to 88.12"),
+    (20, "transductive", 5): ("97.12 ± 0.32", "96.99 to 97.55"),
+    (20, "inductive", 5): ("96.65 ± 0.33", "96.47 to 96.60"),
+}
+COMBINATIONS = {  # final accuracies of the paper's figure 3, of one to four terms
+    "sum": (0.334, 0.917, 0.956, 0.967),
+    "mean": (None, 0.899, 0.938, 0.950),
+    "last": (None, 0.933, 0.930, 0.943),
+}
+
+
+class Run(NamedTuple):
+    """A kept run.
+
+    Attributes:
+        config: every field.
+        results: as in results.json.
+        rows: means over equal parts of the run, as in metrics.jsonl; `step` is the last of a part.
+    """
+
+    config: ConfigDict
+    results: dict[str, Any]
+    rows: list[dict[str, float]]
+
+    def hours(self) -> str:
+        """How long the meta-iterations took, curves and evaluation apart."""
+        steps = np.diff([0, *(row["step"] for row in self.rows)])
+        hours = np.sum(steps / np.array([row["meta_iters_per_second"] for row in self.rows])) / 3600
+        return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
+
+    def command(self, file: str) -> str:
+        """The command that repeats it: a file of configs/, and every field that differs from it."""
+        module, colon, argument = file.partition(":")
+        given = importlib.import_module(f"configs.{module}").get_config(*([argument] if argument else []))
+        before, now = _flat(given), _flat(self.config)
+        changed = [f"--config.{name}={now[name]}".replace(" ", "") for name in now if before[name] != now[name]]
+        named = f"--config=configs/{module}.py{colon}{argument}"
+        return f"`main.py {shlex.join([named, *changed])}`"
+
+    def accuracy(self, protocol: str, shots: int) -> str:
+        """On test characters, in per cent, with its 95% interval, or the standard deviation of several seeds."""
+        result = self.results["test"][protocol][str(shots)]
+        return f"{100 * result['accuracy']:.2f} ± {100 * result['std' if 'std' in result else 'ci95']:.2f}"
+
+
+def keep(workdir: Path) -> None:
+    """Keeps the run of a workdir under its name."""
+    folder = RESULTS / workdir.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "results.json", "tasks.png"):
+        shutil.copy(workdir / name, folder / name)
+    rows = thinned(read_rows(workdir / "metrics.jsonl"), ROWS)
+    replace_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def kept(name: str) -> Run:
+    """Reads a kept run."""
+    folder = RESULTS / name
+    config = saved.get_config(str(folder))
+    return Run(config, json.loads((folder / "results.json").read_text()), read_rows(folder / "metrics.jsonl"))
+
+
+def thinned(rows: list[dict[str, Any]], count: int) -> list[dict[str, float]]:
+    """Averages rows over `count` equal parts, or as many as there are rows; rates so that times add up."""
+    means = []
+    for part in np.array_split(np.arange(len(rows)), min(count, len(rows))):
+        inside = [rows[i] for i in part]
+        mean = {name: float(np.mean([row[name] for row in inside])) for name in inside[0]}
+        mean["meta_iters_per_second"] = len(inside) / sum(1 / row["meta_iters_per_second"] for row in inside)
+        means.append(mean | {"step": inside[-1]["step"]})
+    return means
+
+
+def results_table() -> str:
+    """The trained networks beside the paper's."""
+    rows = []
+    for name, file in (("omniglot_5way", "omniglot_5shot_5way"), ("omniglot_20way", "omniglot_5shot_20way")):
+        run = kept(name)
+        for (classes, protocol, shots), published in PUBLISHED.items():
+            if classes == run.config.classes:
+                tasks = run.results["test"][protocol][str(shots)]["tasks"]
+                of_run = (f"{tasks:,}", f"{run.config.meta_iters:,}", run.hours(), run.command(file))
+                setting = f"{classes}-way {shots}-shot, {protocol}"
+                rows.append([setting, *published, f"**{run.accuracy(protocol, shots)}**", *of_run])
+    header = ["setting", "paper", "re-runs", "here", "tasks", "meta-iterations", "training", "command"]
+    return _table(header, rows)
+
+
+def seeds_table() -> str:
+    """Mean and standard deviation over seeds."""
+    run = kept("omniglot_5way_seeds")
+    rows = [[f"5-way {shots}-shot", *(f"{run.accuracy(p, shots)} %" for p in ("transductive", "inductive"))]
+            for shots in (1, 5)]  # fmt: skip
+    return _table(["test characters", "transductive", "not transductive"], rows)
+
+
+def foml_table() -> str:
+    """First-order MAML beside Reptile."""
+    rows = []
+    for title, name, file in (
+        ("Reptile", "omniglot_5way_reptile", "omniglot_1shot_5way"),
+        ("first-order MAML", "omniglot_5way_foml", "omniglot_foml_5way"),
+    ):
+        run = kept(name)
+        cells = [run.accuracy(protocol, shots) for shots in (1, 5) for protocol in ("transductive", "inductive")]
+        rows.append([title, *cells, f"{run.config.meta_iters:,}", run.hours(), run.command(file)])
+    settings = [f"{shots}-shot, {protocol}" for shots in (1, 5) for protocol in ("transductive", "inductive")]
+    return _table(["5-way, test characters", *settings, "meta-iterations", "training", "command"], rows)
+
+
+def combinations_table() -> str:
+    """Final accuracies of the gradient combinations, and the paper's."""
+    rows = []
+    for kind, published in COMBINATIONS.items():
+        for terms, paper in enumerate(published, 1):
+            if paper is not None:
+                run = kept(f"gradient_combinations_{kind}{terms}")
+                command = run.command(f"gradient_combinations:{kind}{terms}")
+                rows.append([f"{kind} of {terms}", f"{100 * paper:.1f}", run.accuracy("inductive", 5), command])
+    return _table(["gradients", "paper, 40,000 meta-iterations", "here", "command"], rows)
+
+
+TABLES = {"results": results_table, "seeds": seeds_table, "foml": foml_table, "combinations": combinations_table}
+
+
+FIGURES = {  # file -> title, and for each curve its run and characters
+    "learning_curves": (
+        "Omniglot, Reptile, the config's own setting",
+        {
+            f"{ways}-way, {characters} characters": (f"omniglot_{ways}way", characters)
+            for ways in (5, 20)
+            for characters in ("train", "test")
+        },
+    ),
+    "first_order_maml": (
+        "Omniglot, 5-way 1-shot, test characters",
+        {"Reptile": ("omniglot_5way_reptile", "test"), "first-order MAML": ("omniglot_5way_foml", "test")},
+    ),
+    "gradient_combinations": (
+        "Omniglot, 5-way 5-shot, test characters: sum, mean or last of so many inner gradients",
+        {
+            f"{kind} of {terms}": (f"gradient_combinations_{kind}{terms}", "test")
+            for kind, published in COMBINATIONS.items()
+            for terms, paper in enumerate(published, 1)
+            if paper is not None
+        },
+    ),
+}
+
+
+def with_tables(text: str) -> str:
+    """Replaces every table of a README that stands between `<!-- NAME -->` and `<!-- end of NAME -->`."""
+    for name, table in TABLES.items():
+        marked = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=\n<!-- end of {name} -->)", re.DOTALL)
+        if marked.search(text):
+            text = marked.sub(table(), text)
+    return text
+
+
+def draw() -> None:
+    """Draws the figures whose runs are kept."""
+    for figure, (title, curves) in FIGURES.items():
+        if all((RESULTS / name).is_dir() for name, _ in curves.values()):
+            drawn = {}
+            for label, (name, characters) in curves.items():
+                rows = kept(name).rows
+                drawn[label] = [row["step"] for row in rows], [row[f"{characters}_accuracy"] for row in rows]
+            accuracy_curves(drawn, title, RESULTS / f"{figure}.png")
+
+
+def _flat(config: ConfigDict) -> dict[str, Any]:
+    """The fields by name, "data.name"."""
+    inner = {f"data.{name}": value for name, value in config.data.items()}
+    return {name: value for name, value in config.items() if name != "data"} | inner
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    for each in sys.argv[1:]:
+        keep(Path(each))
+    draw()
+    replace_text(README, with_tables(README.read_text()))

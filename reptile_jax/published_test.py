@@ -1,0 +1,80 @@
+"""What is published is what is kept, and what is kept is what was run."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from configs import gradient_combinations
+from reptile_jax import published
+from reptile_jax.metrics import read_rows
+from reptile_jax.program_test import SMALL, run
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    done = run("--workdir=omniglot_5way_seeds", cwd=folder, **SMALL | {"eval_shots": "(1,5)", "num_seeds": 2})
+    assert done.returncode == 0, done.stderr
+    return folder / "omniglot_5way_seeds"
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(published, "RESULTS", tmp_path / "results")
+    return tmp_path / "results"
+
+
+def test_the_readme_shows_what_is_kept():
+    text = published.README.read_text()
+    assert published.with_tables(text) == text
+    for name in re.findall(r"<!-- (\w+) -->", text):
+        assert published.with_tables(text.replace(f"<!-- {name} -->\n| ", f"<!-- {name} -->\n| 0")) == text
+
+
+def test_kept_and_shown(workdir, results):
+    published.keep(workdir)
+    whole, kept = read_rows(workdir / "metrics.jsonl"), published.kept("omniglot_5way_seeds")
+    assert kept.results == json.loads((workdir / "results.json").read_text()) and kept.config.num_seeds == 2
+    assert (results / "omniglot_5way_seeds" / "tasks.png").exists()
+    measured = kept.results["test"]["transductive"]["5"]
+    shown = f"| {100 * measured['accuracy']:.2f} ± {100 * measured['std']:.2f} % |"
+    text = "a\n<!-- seeds -->\nold\n<!-- end of seeds -->\nb\n<!-- other -->\n"
+    new = published.with_tables(text)
+    assert shown in new and "old" not in new and new.startswith("a\n<!-- seeds -->\n| test characters |")
+    assert new.endswith("\n<!-- end of seeds -->\nb\n<!-- other -->\n") and published.with_tables(new) == new
+    seconds = sum(5 / row["meta_iters_per_second"] for row in whole)
+    assert kept.hours() == f"{seconds / 60:.0f} min"
+
+
+def test_thinned_rows_are_means_of_equal_parts():
+    rng = np.random.default_rng(0)
+    rows = [
+        {"step": 10 * i, "test_accuracy": float(rng.random()), "meta_iters_per_second": float(rng.uniform(1, 9))}
+        for i in range(1, 31)
+    ]
+    thin = published.thinned(rows, 6)
+    assert [row["step"] for row in thin] == [50, 100, 150, 200, 250, 300]
+    for i, row in enumerate(thin):
+        inside = rows[5 * i : 5 * i + 5]
+        assert row["test_accuracy"] == pytest.approx(sum(r["test_accuracy"] for r in inside) / 5)
+        assert 50 / row["meta_iters_per_second"] == pytest.approx(sum(10 / r["meta_iters_per_second"] for r in inside))
+    assert published.thinned(rows[:3], 6) == rows[:3]
+
+
+def test_the_command_names_what_differs(workdir, results):
+    published.keep(workdir)
+    command = published.kept("omniglot_5way_seeds").command("quickstart")
+    assert command.startswith("`main.py --config=configs/quickstart.py --config.")
+    fields = dict(re.findall(r"--config\.(\w+)=([^ `']+)", command))
+    assert fields.pop("num_seeds") == "2" and fields.pop("eval_shots") == "(1,5)" and len(fields) > 5
+    assert all(str(SMALL[name]) == value for name, value in fields.items())
+    own = published.Run(gradient_combinations.get_config("sum2"), {}, []).command("gradient_combinations:sum2")
+    assert own == "`main.py --config=configs/gradient_combinations.py:sum2`"
+
+
+def test_every_figure_and_table_names_runs_of_its_own():
+    for _, curves in published.FIGURES.values():
+        assert len(set(curves.values())) == len(curves)
+    assert len(published.FIGURES["gradient_combinations"][1]) == 10
