@@ -215,7 +215,7 @@ def _iterations(workdir: Path) -> list[int]:
 def _unfinished(workdir: Path) -> str:
     """The checkpoint that was being written, and not to its end, when the program was ended; "" where there is none."""
     note = workdir / FOLDER / WRITING
-    name = note.read_text() if note.exists() else ""
+    name = note.read_text(errors="replace") if note.exists() else ""
     return name if name.isdecimal() and not (workdir / FOLDER / name / SEAL).exists() else ""
 
 

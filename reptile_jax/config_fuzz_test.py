@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from reptile_jax import train
 from reptile_jax.config import INNER_STATES, TASKS_AT_ONCE, ConfigError
 from reptile_jax.layers import CONVOLUTIONS
+from reptile_jax.program_test import SMALL, run
 from reptile_jax.train_test import small
 
 few = st.integers(-1, 6)
@@ -28,6 +29,7 @@ FIELDS = st.fixed_dictionaries(
     },
 )  # fmt: skip
 ENDS = {"refused": 0, "trained": 0, "not finite": 0}
+ENDS_OF_PROGRAM = []
 
 
 @settings(max_examples=70, deadline=None, derandomize=True)
@@ -51,3 +53,22 @@ def _any_config(fields):
 def test_any_config_is_refused_or_trains():
     _any_config()
     assert ENDS["refused"] > 20 and ENDS["trained"] > 3, ENDS
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(FIELDS)
+def _any_command_line(fields):
+    with tempfile.TemporaryDirectory() as folder:
+        given = {name.replace(".", "__"): value for name, value in fields.items()}
+        done = run("--workdir=run", cwd=folder, **SMALL | {"meta_iters": 1, "eval_samples": 2} | given)
+        assert done.returncode in (0, 1) and "Traceback" not in done.stderr
+        refused = done.returncode == 1 and "not finite" not in done.stderr
+        if refused:
+            assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and ": give " in done.stderr
+        assert Path(folder, "run").exists() != refused
+        ENDS_OF_PROGRAM.append(done.returncode)
+
+
+def test_any_command_line_is_refused_or_trains():
+    _any_command_line()
+    assert {0, 1} == set(ENDS_OF_PROGRAM)
