@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from reptile_jax.devices import ElsewhereError, is_main, together
+from reptile_jax.metrics import replace_text
 from reptile_jax.reptile import MetaState
 
 FOLDER = "checkpoints"  # inside a workdir
@@ -75,7 +76,7 @@ class Checkpoints:
             with together():
                 if is_main():
                     self._find_room(2 * sum(x.nbytes for x in jax.tree.leaves(states)))
-                    _write(self._folder / WRITING, str(iteration))
+                    replace_text(self._folder / WRITING, str(iteration))
             self._manager.save(iteration, args=items)
             if is_main():
                 _seal(self._folder / str(iteration), states, rows)
@@ -224,7 +225,7 @@ def _seal(path: Path, states: MetaState, rows: int) -> None:
     files = [file for file in sorted(path.rglob("*")) if file.is_file()]
     sums = {str(file.relative_to(path)): _checksum(file.read_bytes()) for file in files}
     content = {"arrays": _arrays(states), "files": sums, "rows": rows}
-    _write(path / SEAL, json.dumps(content | {"checksum": _checksum(json.dumps(content).encode())}))
+    replace_text(path / SEAL, json.dumps(content | {"checksum": _checksum(json.dumps(content).encode())}))
 
 
 def _read_seal(path: Path) -> dict[str, Any]:
@@ -238,16 +239,6 @@ def _read_seal(path: Path) -> dict[str, Any]:
     if content.pop("checksum") != _checksum(json.dumps(content).encode()):
         raise ValueError(f"{SEAL} is damaged")
     return content
-
-
-def _write(file: Path, text: str) -> None:
-    """Writes a small file: whenever the machine stops, it is there and whole, or not there."""
-    unfinished = file.with_name(file.name + ".tmp")
-    with unfinished.open("w") as opened:
-        opened.write(text)
-        opened.flush()
-        os.fsync(opened.fileno())
-    unfinished.replace(file)
 
 
 def _checksum(content: bytes) -> str:

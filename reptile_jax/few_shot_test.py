@@ -129,11 +129,15 @@ def test_evaluated_and_trained_from_a_weights_file(workdir, file, tmp_path):
 def test_what_does_not_fit_is_refused(file, tmp_path):
     shutil.copy(file, tmp_path / "good.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(file.read_bytes()[:1000])
-    _, states = pretrained.load(file)
-    weights.save(tmp_path / "bare.safetensors", jax.tree.map(lambda x: x[0], states))
+    config, states = pretrained.load(file)
+    state = jax.tree.map(lambda x: x[0], states)
+    weights.save(tmp_path / "bare.safetensors", state)
+    del config.classes
+    weights.save(tmp_path / "old.safetensors", state, config)
     for name, fields, message in (
         ("good", {"classes": 4}, "classes=4 does not fit good.safetensors, trained with classes=3"),
         ("good", {"seed": 1}, "seed=1 splits the characters otherwise than seed=0 of good.safetensors"),
+        ("old", {}, "old.safetensors was written by another version, whose config differs in classes"),
         ("bad", {}, "bad.safetensors cannot be read as a safetensors file"),
         ("bare", {}, "bare.safetensors does not say which run it comes from"),
         ("absent", {}, "absent.safetensors cannot be read as a safetensors file"),

@@ -18,9 +18,12 @@ from reptile_jax.devices import is_main
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a whole file in place of another: whenever it ends, the one or the other is there, and whole."""
+    """Writes a whole file in place of another: whenever the machine stops, the one or the other is there, and whole."""
     unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(text)
+    with unfinished.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     unfinished.replace(path)
 
 

@@ -7,6 +7,7 @@ writes the weights file of a run.
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,17 +48,27 @@ def load(named: str | Path, mesh: Mesh | None = None) -> Pretrained:
         CheckpointError: there is nothing of this name, or it is damaged.
         WeightsError: it is a weights file that cannot be read, or that says nothing of the run it comes from.
     """
+    config, restore = _find(named)
+    return Pretrained(config, restore(mesh or mesh_of(config)))
+
+
+def _find(named: str | Path) -> tuple[ConfigDict, Callable[[Mesh], MetaState]]:
+    """Reads the config of trained weights; the states are what the second returns, once the config is known to fit."""
     path = Path(named)
     if path.suffix == ".safetensors":
         trained = weights.metadata(path)
         config = ConfigDict(json.loads(trained["config"]))
-        state = weights.load(path, initial_state(config, config.seed))
-        state = state._replace(iteration=jnp.int32(int(trained["meta_iters"])))
-        return Pretrained(config, put(mesh or mesh_of(config), jax.tree.map(lambda x: np.asarray(x)[None], state)))
+
+        def of_file(mesh: Mesh) -> MetaState:
+            state = weights.load(path, initial_state(config, config.seed))
+            state = state._replace(iteration=jnp.int32(int(trained["meta_iters"])))
+            return put(mesh, jax.tree.map(lambda x: np.asarray(x)[None], state))
+
+        return config, of_file
     with together():
         checkpoints, iteration = checkpoint.find(path)
     config = checkpoints.config(iteration)
-    return Pretrained(config, checkpoints.restore(iteration, put(mesh or mesh_of(config), initial_states(config))))
+    return config, lambda mesh: checkpoints.restore(iteration, put(mesh, initial_states(config)))
 
 
 def load_for(config: ConfigDict, named: str | Path, mesh: Mesh) -> MetaState:
@@ -68,7 +79,7 @@ def load_for(config: ConfigDict, named: str | Path, mesh: Mesh) -> MetaState:
         ConfigError: they have other classes or another inner optimiser, or were trained on another split of the same
             data.
     """
-    saved, states = load(named, mesh)
+    saved, restore = _find(named)
     same_fields(saved, config, named)
     for field in ("classes", "sgd", "num_seeds"):
         if saved[field] != config[field]:
@@ -84,7 +95,7 @@ def load_for(config: ConfigDict, named: str | Path, mesh: Mesh) -> MetaState:
             f"data.validation_classes={config.data.validation_classes} are more than the {held_out} held out of the "
             f"training of {named}, so that some were trained on: give at most {held_out}"
         )
-    return states
+    return restore(mesh)
 
 
 def same_fields(saved: ConfigDict, config: ConfigDict, named: str | Path) -> None:
