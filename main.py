@@ -34,6 +34,7 @@ from reptile_jax.interrupt import Interrupted
 from reptile_jax.weights import WeightsError
 
 CONFIGS = Path(__file__).parent / "configs"
+SAVED = CONFIGS / "saved.py"
 try:
     CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config, a file of configs/.", lock_config=True)
 except flags.Error as error:  # it looks into a --flagfile already
@@ -53,7 +54,9 @@ NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes
 PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "Number of this process from 0, for --distributed.", lower_bound=0
 )
-PRETRAINED = flags.DEFINE_string("pretrained", None, "Workdir, checkpoint or weights file to start from.")
+PRETRAINED = flags.DEFINE_string(
+    "pretrained", None, "Workdir, checkpoint, weights file or name of shipped weights to start from."
+)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -100,14 +103,15 @@ def why_not_parsed(error: BaseException) -> str:
 
 
 def saved_config(argv: list[str]) -> list[str]:
-    """Returns what stands for a --config that is left out: the config of the run that the workdir holds."""
+    """Returns what stands for a --config that is left out: that of the run in the workdir, or of what is evaluated."""
     given = {}
     for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
         name, equals, value = argument.lstrip("-").partition("=")
         given[name] = value if equals else following
-    if "config" in given or not given.get("workdir") or not os.path.isfile(f"{given['workdir']}/config.json"):
-        return []
-    return [f"--config={CONFIGS / 'saved.py'}:{given['workdir']}"]
+    named = given.get("workdir")
+    if not named or not os.path.isfile(f"{named}/config.json"):
+        named = given.get("pretrained") if given.get("mode") == "eval" else None
+    return [f"--config={SAVED}:{named}"] if named and "config" not in given else []
 
 
 def connect() -> None:
@@ -133,7 +137,7 @@ def main(_: list[str]) -> None:
     except (RuntimeError, AssertionError) as error:  # the latter where there is no such platform
         sys.exit(f"error: JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} gives no device ({error}): change it")
     file, _, argument = flags.FLAGS["config"].config_filename.partition(":") if CONFIG.value else (MODE.value, "", "")
-    name = "_".join(filter(None, (Path(file).stem, argument)))
+    name = Path(argument).stem if file == str(SAVED) else "_".join(filter(None, (Path(file).stem, argument)))
     workdir = Path(WORKDIR.value or Path("runs") / name)
     run = train.train_and_evaluate if MODE.value == "train" else train.evaluate_only
     try:

@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
     config.eval_iters = 50  # inner steps per task
     config.eval_samples = 10_000  # tasks
     config.eval_interval = 10  # meta-iterations between the points of the learning curves
+    config.eval_train = True  # final accuracies on training classes too, as released; False: in half the time
     config.eval_shots = (1, 5)  # every shot count to report beside `shots`
     config.eval_seed = 1  # evaluation episodes, whatever the training seed and length
     config.transductive = False  # headline protocol: all queries of a task as one batch

@@ -1,25 +1,31 @@
-"""The config that a run began with: configs/saved.py:WORKDIR, which main.py takes where --config is left out."""
+"""The config that trained a run: configs/saved.py:NAMED, which main.py takes where --config is left out.
+
+NAMED is a workdir or, in evaluation, whatever --pretrained takes.
+"""
 
 import json
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from configs import default
+from reptile_jax.checkpoint import CheckpointError
+from reptile_jax.pretrained import config_text
+from reptile_jax.weights import WeightsError
 
 
-def get_config(workdir: str) -> ConfigDict:
-    """Returns the config of the run in a workdir.
+def get_config(named: str) -> ConfigDict:
+    """Returns the config of a run.
 
     Raises:
-        ValueError: the workdir holds no config.json, or it is of another version.
+        ValueError: there is no such run, or it is of another version.
     """
-    path = Path(workdir, "config.json")
     config = default.get_config()
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(config_text(named))
         fields["eval_shots"] = tuple(fields["eval_shots"])  # JSON has lists alone
         config.update(fields)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not the config of a run ({error}): give --config=configs/NAME.py") from error
+    except CheckpointError as error:
+        raise ValueError(error) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, WeightsError) as error:
+        raise ValueError(f"{named} has no config of a run ({error}): give --config=configs/NAME.py") from error
     return config

@@ -177,8 +177,13 @@ def meta_iterations(setup: Setup) -> float:
 
 def predictions(setup: Setup) -> float:
     """Queries that the evaluation program and the reference classify differently, both protocols."""
+    return predictions_from(setup, bridge.to_torch(setup.start))
+
+
+def predictions_from(setup: Setup, start: reptile.State) -> float:
+    """The same, with the state that the reference starts from."""
     tasks, ours = compiled.evaluate(setup.config, setup.start, setup.pixels.jax, HELD_OUT, EVAL_TASKS)
-    start, different = bridge.to_torch(setup.start), 0
+    different = 0
     for i, task in enumerate(bridge.eval_tasks(tasks, setup.pixels.torch)):
         theirs = reptile.evaluate_task(start, *task, setup.inner)
         different += sum(

@@ -68,7 +68,9 @@ TABLE = [
     ("--pretrained=", "pretrained= names nothing: give a path, or leave it out"),
     ("--flagfile=nowhere", "Unable to open flagfile"),
     ("--mode=eval", "runs/quickstart holds no checkpoint: name a workdir"),
+    ("--mode=eval --workdir=omniglot_5way", "omniglot_5way holds no checkpoint: name a workdir"),
     ("--pretrained=nowhere", "nowhere holds no checkpoint: name a workdir"),
+    ("--pretrained=omniglot_5wya", "weights file, or what is shipped (omniglot_20way, omniglot_5way)"),
 ]
 
 
@@ -119,4 +121,4 @@ def test_a_saved_config_that_is_none(tmp_path):
         (workdir / "config.json").write_text(content)
         failed = run("--workdir", "run", config=None, cwd=tmp_path)
         assert failed.returncode == 1 and failed.stderr.count("\n") == 1 and "Traceback" not in failed.stderr
-        assert "run/config.json is not the config of a run" in failed.stderr and "give --config=" in failed.stderr
+        assert "run has no config of a run" in failed.stderr and "give --config=" in failed.stderr

@@ -1,6 +1,8 @@
 """A trained initialisation in a person's own hands, and the weights file it travels in."""
 
+import re
 import shutil
+import textwrap
 from functools import partial
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from jax import random
+from PIL import Image
 
 from reptile_jax import pretrained, weights
 from reptile_jax.checkpoint import CheckpointError
@@ -17,7 +20,7 @@ from reptile_jax.data import load_split
 from reptile_jax.episodes import Examples, mini_batches
 from reptile_jax.few_shot import Learner
 from reptile_jax.inner_loop import inner_step
-from reptile_jax.program_test import SMALL, run
+from reptile_jax.program_test import MAIN, SMALL, run
 from reptile_jax.programs import inner_loop_of, network_of
 from reptile_jax.train import train_and_evaluate
 from reptile_jax.train_test import same_bits, small
@@ -99,6 +102,20 @@ def test_what_is_alone_is_predicted_as_among_others(workdir, drawings):
 def test_wrong_drawings_and_labels(workdir, images, labels, words):
     with pytest.raises(ValueError, match=words):
         Learner(workdir).adapt(images, labels)
+
+
+def test_the_readme_shows_how(tmp_path, monkeypatch, capsys):
+    """Its code as it stands, on characters that no weights were trained on."""
+    section = (MAIN.parent / "README.md").read_text().partition("## Classes of your own\n")[2]
+    code = textwrap.dedent(re.split(r"\n(?=\S)", section.lstrip("\n"))[0])
+    first, second = load_split("glyphs", "", "", 0, 0).test.images[:2]
+    files = {"a1": first[0], "a2": first[1], "b1": second[0], "b2": second[1]}
+    monkeypatch.chdir(tmp_path)
+    for which, label in ((first[2], 0), (second[2], 1)):
+        for name, drawing in (files | {"which": which}).items():
+            Image.fromarray(255 * np.kron(drawing, np.ones((4, 4), np.uint8))).save(f"{name}.png")
+        exec(code, {})
+        assert capsys.readouterr().out == f"[{label}]\n"
 
 
 def test_the_weights_file_is_the_checkpoint(workdir, file, drawings):

@@ -32,7 +32,9 @@ SETS = ("train", "validation", "test")  # what an evaluation can be on
 def evaluate(
     config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh: Mesh, stop: Stop
 ) -> dict[str, Any]:
-    """Measures the accuracy on `eval_samples` tasks of each set, for every shot count, under both protocols.
+    """Measures the accuracy on `eval_samples` tasks of the held-out set, for every shot count, under both protocols.
+
+    Under `eval_train`, on as many of the training set too.
 
     Writes results.json and tasks.png, and prints a table.
 
@@ -44,9 +46,10 @@ def evaluate(
         Interrupted: by a signal, between two dispatches.
     """
     results: dict[str, Any] = {"meta_iters": int(np.asarray(states.iteration)[0]), "data": data_label(config)}
-    results |= {name: {protocol: {} for protocol in Predictions._fields} for name in data.pools}
+    sets = [name for name in data.pools if config.eval_train or name == data.held_out]
+    results |= {name: {protocol: {} for protocol in Predictions._fields} for name in sets}
     programs = {shots: eval_program(config, mesh, shots) for shots in eval_shots(config)}
-    with progress_bar("evaluate", len(programs) * len(data.pools) * config.eval_samples, "task") as bar:
+    with progress_bar("evaluate", len(programs) * len(sets) * config.eval_samples, "task") as bar:
 
         def after(tasks: int) -> None:
             bar.update(tasks)
@@ -54,7 +57,7 @@ def evaluate(
                 raise Interrupted(number, "interrupted in the evaluation; the training is saved: run the same command")
 
         for shots, program in programs.items():
-            for name in data.pools:
+            for name in sets:
                 measured = measure(config, program, data, name, shots, states, mesh, after)
                 for protocol, accuracies in measured.items():
                     results[name][protocol][str(shots)] = _summary(config, accuracies)
@@ -109,7 +112,7 @@ def report(config: ConfigDict, held_out: str, results: dict[str, Any]) -> str:
     """Formats results as a table, the config's own setting last."""
     spread = "± 95% interval" if config.num_seeds == 1 else f"± standard deviation over {config.num_seeds} seeds"
     lines = [f"{results['data']}, {config.classes}-way, after {results['meta_iters']} meta-iterations ({spread})"]
-    for name in ("train", held_out):
+    for name in (name for name in SETS if name in results):
         for shots in results[name]["transductive"]:
             cells = [f"{name} {shots}-shot:".ljust(22)]
             cells += [f"{_shown(by_shots[shots])} {protocol}" for protocol, by_shots in results[name].items()]

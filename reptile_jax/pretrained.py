@@ -1,4 +1,4 @@
-"""Trained weights: those of a workdir, of one of its checkpoints, or of a weights file.
+"""Trained weights: those of a workdir, of one of its checkpoints, of a weights file, or shipped with this package.
 
     python -m reptile_jax.pretrained WORKDIR FILE
 
@@ -24,6 +24,8 @@ from reptile_jax.devices import mesh_of, put, together
 from reptile_jax.programs import initial_state, initial_states
 from reptile_jax.reptile import MetaState
 
+SHIPPED = {file.parent.name: file for file in Path(__file__).parent.glob("results/*/weights.safetensors")}
+
 
 class Pretrained(NamedTuple):
     """Trained states, and what trained them.
@@ -41,7 +43,7 @@ def load(named: str | Path, mesh: Mesh | None = None) -> Pretrained:
     """Reads trained weights and the inner optimiser's state.
 
     Args:
-        named: a workdir, a checkpoint of one, or a weights file (*.safetensors).
+        named: a workdir, a checkpoint of one, a weights file (*.safetensors), or (not as a Path) a name in `SHIPPED`.
         mesh: the devices to place the states on; None: all there are.
 
     Raises:
@@ -54,8 +56,7 @@ def load(named: str | Path, mesh: Mesh | None = None) -> Pretrained:
 
 def _find(named: str | Path) -> tuple[ConfigDict, Callable[[Mesh], MetaState]]:
     """Reads the config of trained weights; the states are what the second returns, once the config is known to fit."""
-    path = Path(named)
-    if path.suffix == ".safetensors":
+    if path := _file(named):
         trained = weights.metadata(path)
         config = ConfigDict(json.loads(trained["config"]))
 
@@ -66,9 +67,45 @@ def _find(named: str | Path) -> tuple[ConfigDict, Callable[[Mesh], MetaState]]:
 
         return config, of_file
     with together():
-        checkpoints, iteration = checkpoint.find(path)
+        checkpoints, iteration = checkpoint.find(_existing(named))
     config = checkpoints.config(iteration)
     return config, lambda mesh: checkpoints.restore(iteration, put(mesh, initial_states(config)))
+
+
+def config_text(named: str | Path) -> str:
+    """Reads the config of trained weights, named as in `load`, as JSON.
+
+    Raises:
+        CheckpointError, WeightsError: as `load`.
+        OSError: a workdir has none.
+    """
+    if file := _file(named):
+        return weights.metadata(file)["config"]
+    path = _existing(named)
+    workdir = path.parent.parent if path.parent.name == checkpoint.FOLDER else path
+    return (workdir / "config.json").read_text()
+
+
+def _file(named: str | Path) -> Path | None:
+    """The weights file that is named; None where it is a workdir or a checkpoint, which come before what is shipped."""
+    path = Path(named)
+    if path.suffix == ".safetensors":
+        return path
+    return SHIPPED.get(named) if isinstance(named, str) and not path.exists() else None
+
+
+def _existing(named: str | Path) -> Path:
+    """Returns a workdir or a checkpoint.
+
+    Raises:
+        CheckpointError: there is nothing of this name.
+    """
+    if (path := Path(named)).exists():
+        return path
+    raise CheckpointError(
+        f"{named} holds no checkpoint: name a workdir that was trained in, one of its {checkpoint.FOLDER}/*, a weights "
+        f"file, or what is shipped ({', '.join(sorted(SHIPPED))})"
+    )
 
 
 def load_for(config: ConfigDict, named: str | Path, mesh: Mesh) -> MetaState:

@@ -3,7 +3,8 @@
     python -m reptile_jax.published            # tables and plots anew
     python -m reptile_jax.published WORKDIR    # keeps the run of a workdir first, under its name
 
-A kept run is its config.json, its results.json, its tasks.png and its metrics.jsonl, thinned to means over equal parts.
+A kept run is its config.json, its results.json, its tasks.png and its metrics.jsonl, thinned to means over equal parts;
+those whose weights are shipped have a weights file, too.
 """
 
 import importlib
@@ -21,10 +22,12 @@ from ml_collections import ConfigDict
 from configs import saved
 from reptile_jax.metrics import read_rows, replace_text
 from reptile_jax.plots import accuracy_curves
+from reptile_jax.pretrained import export
 
 README = Path(__file__).parent.parent / "README.md"
 RESULTS = Path(__file__).parent / "results"
 ROWS = 100  # of a kept run's metrics
+SHIPPED = ("omniglot_5way", "omniglot_20way")  # runs whose weights are kept
 
 # In per cent, of the paper's table 2 and of four re-runs of its released code: (classes, protocol, shots) -> both.
 PUBLISHED = {
@@ -84,6 +87,8 @@ def keep(workdir: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "results.json", "tasks.png"):
         shutil.copy(workdir / name, folder / name)
+    if workdir.name in SHIPPED:
+        export(workdir, folder / "weights.safetensors")
     rows = thinned(read_rows(workdir / "metrics.jsonl"), ROWS)
     replace_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 

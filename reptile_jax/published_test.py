@@ -1,6 +1,7 @@
 """What is published is what is kept, and what is kept is what was run."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -10,6 +11,8 @@ from configs import gradient_combinations
 from reptile_jax import published
 from reptile_jax.metrics import read_rows
 from reptile_jax.program_test import SMALL, run
+
+ARCHIVES = os.environ.get("REPTILE_OMNIGLOT")
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +34,25 @@ def test_the_readme_shows_what_is_kept():
     assert published.with_tables(text) == text
     for name in re.findall(r"<!-- (\w+) -->", text):
         assert published.with_tables(text.replace(f"<!-- {name} -->\n| ", f"<!-- {name} -->\n| 0")) == text
+
+
+def agree(a, b):
+    """Whether accuracies are four standard errors apart at most."""
+    return abs(a["accuracy"] - b["accuracy"]) <= 4 * np.hypot(a["ci95"], b["ci95"]) / 1.96
+
+
+@pytest.mark.skipif(not ARCHIVES, reason="real Omniglot: REPTILE_OMNIGLOT=DIR names the folder of its archives")
+@pytest.mark.parametrize("name", published.SHIPPED)
+def test_shipped_weights_are_as_good_as_the_readme_says(tmp_path, name):
+    fields = {"data__archives": ARCHIVES, "data__dir": "tfds", "eval_samples": 200}
+    done = run("--mode=eval", f"--pretrained={name}", config=None, cwd=tmp_path, **fields)
+    assert done.returncode == 0, done.stderr
+    measured, said = json.loads((tmp_path / "runs" / name / "results.json").read_text()), published.kept(name).results
+    assert measured["meta_iters"] == said["meta_iters"]
+    for protocol in ("transductive", "inductive"):
+        ours, kept = measured["test"][protocol], said["test"][protocol]
+        assert agree(ours["1"], kept["1"]) and agree(ours["5"], kept["5"])
+        assert not agree(ours["1"], kept["5"]), "a check that cannot fail"
 
 
 def test_kept_and_shown(workdir, results):

@@ -165,6 +165,12 @@ def test_evaluation_episodes_depend_on_the_evaluation_seed_alone():
     assert not set(np.ravel(sample(config, state, "train").support.rows)) & set(np.ravel(tasks.support.rows))
 
 
+def test_training_classes_may_be_left_out_of_the_evaluation(finished):
+    workdir, results = finished
+    alone = train.evaluate_only(small(eval_train=False), workdir.parent / "alone", workdir)
+    assert alone == {name: value for name, value in results.items() if name != "train"}
+
+
 def test_validation_characters_stand_in_for_test_characters(tmp_path):
     results = train.train_and_evaluate(small(**{"data.validation_classes": 30}), tmp_path / "tuning")
     assert set(results) == {"meta_iters", "data", "train", "validation"}

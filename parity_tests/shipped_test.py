@@ -1,0 +1,37 @@
+"""The shipped weights are the same initialisation in both frameworks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from parity_tests import bridge
+from parity_tests.measures import precision, predictions_from
+from reptile_jax import pretrained
+from reptile_torch_ref import weights as torch_weights
+
+
+def in_both(name, fields):
+    """A setup that starts from shipped weights, and the state that PyTorch reads from the same file; in float64."""
+    with jax.enable_x64(False):
+        config, states = pretrained.load(name)
+    config.shots = 1
+    config.data.name, config.data.archives, config.data.dir = (
+        fields.get(field, "") for field in ("data", "archives", "data_dir")
+    )
+    start = jax.tree.map(lambda x: jnp.asarray(x[0], "float64" if x.dtype == np.float32 else x.dtype), states)
+    theirs = torch_weights.load(str(pretrained.SHIPPED[name]))
+    wide = ({name: w.double() for name, w in part.items()} for part in (theirs.params, theirs.second_moment))
+    return bridge.setup(config, jnp.dtype("float64"), start), theirs._replace(
+        **dict(zip(("params", "second_moment"), wide, strict=True))
+    )
+
+
+@pytest.mark.parametrize("name", ["omniglot_5way", "omniglot_20way"])
+def test_both_frameworks_predict_alike_from_shipped_weights(name, data_fields):
+    with precision("float64"):
+        setup, theirs = in_both(name, data_fields)
+        assert predictions_from(setup, theirs) == 0
+        forgotten = {name: torch.zeros_like(moment) for name, moment in theirs.second_moment.items()}
+        assert predictions_from(setup, theirs._replace(second_moment=forgotten)) >= 10
