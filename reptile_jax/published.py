@@ -47,6 +47,14 @@ COMBINATIONS = {  # in per cent, final accuracies of the paper's figure 3
 }
 
 
+SETTINGS = {  # of the runs that are not in the paper: protocol and shots -> name
+    (protocol, shots): f"5-way {shots}-shot, {protocol}"
+    for shots in (1, 5)
+    for protocol in ("transductive", "inductive")
+}
+FACTS = ["tasks", "meta-iterations", "training", "command"]
+
+
 class Run(NamedTuple):
     """A kept run.
 
@@ -74,6 +82,10 @@ class Run(NamedTuple):
         changed = [f"--config.{name}={now[name]}".replace(" ", "") for name in now if before[name] != now[name]]
         named = f"--config=configs/{module}.py{colon}{argument}"
         return f"`main.py {shlex.join([named, *changed])}`"
+
+    def facts(self, file: str) -> list[str]:
+        """Cells that say what was run, as in `FACTS`."""
+        return [f"{self.config.eval_samples:,}", f"{self.config.meta_iters:,}", self.hours(), self.command(file)]
 
     def accuracy(self, protocol: str, shots: int) -> str:
         """On test characters, in per cent, with its 95% interval, or the standard deviation of several seeds."""
@@ -118,20 +130,16 @@ def results_table() -> str:
         run = kept(name)
         for (classes, protocol, shots), published in PUBLISHED.items():
             if classes == run.config.classes:
-                tasks = run.results["test"][protocol][str(shots)]["tasks"]
-                of_run = (f"{tasks:,}", f"{run.config.meta_iters:,}", run.hours(), run.command(file))
                 setting = f"{classes}-way {shots}-shot, {protocol}"
-                rows.append([setting, *published, f"**{run.accuracy(protocol, shots)}**", *of_run])
-    header = ["setting", "paper", "re-runs", "here", "tasks", "meta-iterations", "training", "command"]
-    return _table(header, rows)
+                rows.append([setting, *published, f"**{run.accuracy(protocol, shots)}**", *run.facts(file)])
+    return _table(["setting", "paper", "re-runs", "here", *FACTS], rows)
 
 
 def seeds_table() -> str:
     """Mean and standard deviation over seeds."""
     run = kept("omniglot_5way_seeds")
-    rows = [[f"5-way {shots}-shot", *(f"{run.accuracy(p, shots)} %" for p in ("transductive", "inductive"))]
-            for shots in (1, 5)]  # fmt: skip
-    return _table(["test characters", "transductive", "not transductive"], rows)
+    cells = [run.accuracy(protocol, shots) for protocol, shots in SETTINGS]
+    return _table([*SETTINGS.values(), *FACTS], [[*cells, *run.facts("omniglot_5shot_5way")]])
 
 
 def foml_table() -> str:
@@ -142,10 +150,9 @@ def foml_table() -> str:
         ("first-order MAML", "omniglot_5way_foml", "omniglot_foml_5way"),
     ):
         run = kept(name)
-        cells = [run.accuracy(protocol, shots) for shots in (1, 5) for protocol in ("transductive", "inductive")]
-        rows.append([title, *cells, f"{run.config.meta_iters:,}", run.hours(), run.command(file)])
-    settings = [f"{shots}-shot, {protocol}" for shots in (1, 5) for protocol in ("transductive", "inductive")]
-    return _table(["5-way, test characters", *settings, "meta-iterations", "training", "command"], rows)
+        cells = [run.accuracy(protocol, shots) for protocol, shots in SETTINGS]
+        rows.append([title, *cells, *run.facts(file)])
+    return _table(["", *SETTINGS.values(), *FACTS], rows)
 
 
 def combinations_table() -> str:
@@ -153,9 +160,9 @@ def combinations_table() -> str:
     rows = []
     for name, paper in COMBINATIONS.items():
         run = kept(f"gradient_combinations_{name}")
-        command = run.command(f"gradient_combinations:{name}")
-        rows.append([name, f"{paper:.1f}", run.accuracy("inductive", 5), command])
-    return _table(["gradients", "paper, 40,000 meta-iterations", "here", "command"], rows)
+        facts = run.facts(f"gradient_combinations:{name}")
+        rows.append([name, f"{paper:.1f}", run.accuracy("inductive", 5), *facts])
+    return _table(["gradients", "paper, 40,000 meta-iterations", "here", *FACTS], rows)
 
 
 TABLES = {"results": results_table, "seeds": seeds_table, "foml": foml_table, "combinations": combinations_table}

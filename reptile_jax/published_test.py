@@ -61,10 +61,10 @@ def test_kept_and_shown(workdir, results):
     assert kept.results == json.loads((workdir / "results.json").read_text()) and kept.config.num_seeds == 2
     assert (results / "omniglot_5way_seeds" / "tasks.png").exists()
     measured = kept.results["test"]["transductive"]["5"]
-    shown = f"| {100 * measured['accuracy']:.2f} ± {100 * measured['std']:.2f} % |"
+    shown = f"| {100 * measured['accuracy']:.2f} ± {100 * measured['std']:.2f} |"
     text = "a\n<!-- seeds -->\nold\n<!-- end of seeds -->\nb\n<!-- other -->\n"
     new = published.with_tables(text)
-    assert shown in new and "old" not in new and new.startswith("a\n<!-- seeds -->\n| test characters |")
+    assert shown in new and "old" not in new and new.startswith("a\n<!-- seeds -->\n| 5-way 1-shot, transductive |")
     assert new.endswith("\n<!-- end of seeds -->\nb\n<!-- other -->\n") and published.with_tables(new) == new
     seconds = sum(5 / row["meta_iters_per_second"] for row in whole)
     assert kept.hours() == f"{seconds / 60:.0f} min"
