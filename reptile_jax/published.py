@@ -170,7 +170,7 @@ TABLES = {"results": results_table, "seeds": seeds_table, "foml": foml_table, "c
 
 FIGURES = {  # file -> title, and for each curve its run and characters
     "learning_curves": (
-        "Omniglot, Reptile, the config's own setting",
+        "Omniglot, Reptile, 5-shot, inductive",
         {
             f"{ways}-way, {characters} characters": (f"omniglot_{ways}way", characters)
             for ways in (5, 20)
@@ -178,11 +178,11 @@ FIGURES = {  # file -> title, and for each curve its run and characters
         },
     ),
     "first_order_maml": (
-        "Omniglot, 5-way 1-shot, test characters",
+        "Omniglot, 5-way 1-shot, inductive, test characters",
         {"Reptile": ("omniglot_5way_reptile", "test"), "first-order MAML": ("omniglot_5way_foml", "test")},
     ),
     "gradient_combinations": (
-        "Omniglot, 5-way 5-shot, test characters: sum, mean or last of so many inner gradients",
+        "5-way 5-shot, inductive, test characters: sum, mean or last of so many inner gradients",
         {name: (f"gradient_combinations_{name}", "test") for name in COMBINATIONS},
     ),
 }
