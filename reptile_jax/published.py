@@ -191,9 +191,9 @@ FIGURES = {  # file -> title, and for each curve its run and characters
 def with_tables(text: str) -> str:
     """Replaces every table of a README that stands between `<!-- NAME -->` and `<!-- end of NAME -->`."""
     for name, table in TABLES.items():
-        marked = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=\n<!-- end of {name} -->)", re.DOTALL)
+        marked = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end of {name} -->)", re.DOTALL)
         if marked.search(text):
-            text = marked.sub(table(), text)
+            text = marked.sub(f"{table()}\n", text)
     return text
 
 

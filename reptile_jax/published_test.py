@@ -32,8 +32,11 @@ def results(tmp_path, monkeypatch):
 def test_the_readme_shows_what_is_kept():
     text = published.README.read_text()
     assert published.with_tables(text) == text
-    for name in re.findall(r"<!-- (\w+) -->", text):
-        assert published.with_tables(text.replace(f"<!-- {name} -->\n| ", f"<!-- {name} -->\n| 0")) == text
+    assert re.findall(r"<!-- (\w+) -->\n\| ", text) == list(published.TABLES)
+    for name in published.TABLES:
+        for other in ("", "| 0"):  # a table that is not there yet, and one that says something else
+            changed = re.sub(f"(?s)(?<=<!-- {name} -->\n).*?(?=<!-- end of {name})", other, text)
+            assert changed != text and published.with_tables(changed) == text
 
 
 def agree(a, b):
