@@ -20,13 +20,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import saved
-from reptile_jax.metrics import read_rows, replace_text
+from reptile_jax.metrics import read_rows, replace_text, smoothed
 from reptile_jax.plots import accuracy_curves
 from reptile_jax.pretrained import export
 
 README = Path(__file__).parent.parent / "README.md"
 RESULTS = Path(__file__).parent / "results"
 ROWS = 100  # of a kept run's metrics
+WINDOW = 10  # rows that a point of the plots is the mean of
 SHIPPED = ("omniglot_5way", "omniglot_20way")  # runs whose weights are kept
 
 # In per cent, of the paper's table 2 and of four re-runs of its released code: (classes, protocol, shots) -> both.
@@ -204,7 +205,8 @@ def draw() -> None:
             drawn = {}
             for label, (name, characters) in curves.items():
                 rows = kept(name).rows
-                drawn[label] = [row["step"] for row in rows], [row[f"{characters}_accuracy"] for row in rows]
+                accuracies = smoothed(np.array([row[f"{characters}_accuracy"] for row in rows]), WINDOW)
+                drawn[label] = [row["step"] for row in rows], list(accuracies)
             accuracy_curves(drawn, title, RESULTS / f"{figure}.png")
 
 
