@@ -31,6 +31,7 @@ from reptile_jax.config import ConfigError
 from reptile_jax.data import DataError
 from reptile_jax.devices import ElsewhereError, keep_compiled
 from reptile_jax.interrupt import Interrupted
+from reptile_jax.pretrained import name_of
 from reptile_jax.weights import WeightsError
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -108,9 +109,9 @@ def saved_config(argv: list[str]) -> list[str]:
     for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
         name, equals, value = argument.lstrip("-").partition("=")
         given[name] = value if equals else following
-    named = given.get("workdir")
-    if not named or not os.path.isfile(f"{named}/config.json"):
-        named = given.get("pretrained") if given.get("mode") == "eval" else None
+    named = given.get("pretrained") if given.get("mode") == "eval" else None
+    if not named and given.get("workdir") and os.path.isfile(f"{given['workdir']}/config.json"):
+        named = given["workdir"]
     return [f"--config={SAVED}:{named}"] if named and "config" not in given else []
 
 
@@ -137,7 +138,7 @@ def main(_: list[str]) -> None:
     except (RuntimeError, AssertionError) as error:  # the latter where there is no such platform
         sys.exit(f"error: JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} gives no device ({error}): change it")
     file, _, argument = flags.FLAGS["config"].config_filename.partition(":") if CONFIG.value else (MODE.value, "", "")
-    name = Path(argument).stem if file == str(SAVED) else "_".join(filter(None, (Path(file).stem, argument)))
+    name = name_of(argument) if file == str(SAVED) else "_".join(filter(None, (Path(file).stem, argument)))
     workdir = Path(WORKDIR.value or Path("runs") / name)
     run = train.train_and_evaluate if MODE.value == "train" else train.evaluate_only
     try:

@@ -22,10 +22,9 @@ def in_both(name, fields):
     )
     start = jax.tree.map(lambda x: jnp.asarray(x[0], "float64" if x.dtype == np.float32 else x.dtype), states)
     theirs = torch_weights.load(str(pretrained.SHIPPED[name]))
-    wide = ({name: w.double() for name, w in part.items()} for part in (theirs.params, theirs.second_moment))
-    return bridge.setup(config, jnp.dtype("float64"), start), theirs._replace(
-        **dict(zip(("params", "second_moment"), wide, strict=True))
-    )
+    params, moment = ({key: w.double() for key, w in part.items()} for part in (theirs.params, theirs.second_moment))
+    theirs = theirs._replace(params=params, second_moment=moment)
+    return bridge.setup(config, jnp.dtype("float64"), start), theirs
 
 
 @pytest.mark.parametrize("name", ["omniglot_5way", "omniglot_20way"])
@@ -33,5 +32,5 @@ def test_both_frameworks_predict_alike_from_shipped_weights(name, data_fields):
     with precision("float64"):
         setup, theirs = in_both(name, data_fields)
         assert predictions_from(setup, theirs) == 0
-        forgotten = {name: torch.zeros_like(moment) for name, moment in theirs.second_moment.items()}
+        forgotten = {key: torch.zeros_like(moment) for key, moment in theirs.second_moment.items()}
         assert predictions_from(setup, theirs._replace(second_moment=forgotten)) >= 10

@@ -1,6 +1,5 @@
 """A trained initialisation on classes of one's own: load it, adapt it to a few drawings, predict."""
 
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -9,8 +8,8 @@ import numpy as np
 from jax import random
 
 from reptile_jax.episodes import Examples, mini_batches
-from reptile_jax.evaluate import classify
-from reptile_jax.inner_loop import Params, inner_loop
+from reptile_jax.evaluate import Predictions, classify
+from reptile_jax.inner_loop import ApplyFn, Params, inner_loop
 from reptile_jax.pretrained import load
 from reptile_jax.programs import inner_loop_of, network_of
 
@@ -18,9 +17,9 @@ from reptile_jax.programs import inner_loop_of, network_of
 class Adapted:
     """A network that has learned the classes of one support set."""
 
-    def __init__(self, learner: "Learner", phi: Params, support: jax.Array) -> None:
-        """Takes the learner, the adapted weights, and what they were adapted to."""
-        self._learner, self._phi, self._support = learner, phi, support
+    def __init__(self, learner: "Learner", phi: Params, support: jax.Array, taught: jax.Array) -> None:
+        """Takes the learner, the adapted weights, what they were adapted to, and which labels were among it."""
+        self._learner, self._phi, self._support, self._taught = learner, phi, support, taught
 
     def predict(self, images: np.ndarray, transductive: bool = False) -> np.ndarray:
         """Predicts the labels of drawings.
@@ -31,12 +30,12 @@ class Adapted:
                 else the prediction of each depends on itself and the support set alone.
 
         Returns:
-            Labels, int32 [n].
+            Labels, int32 [n], of those that the support set has.
 
         Raises:
             ValueError: the images are of another shape or range.
         """
-        predictions = self._learner._classify(self._phi, self._support, _drawings(images))
+        predictions = self._learner._classify(self._phi, self._support, _drawings(images), self._taught)
         return np.asarray(predictions.transductive if transductive else predictions.inductive)
 
 
@@ -60,7 +59,7 @@ class Learner:
         self.classes: int = self._config.classes
         self._start = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[0]), states)
         self._adapt = jax.jit(self._adapted)
-        self._classify = jax.jit(partial(classify, network_of(self._config).apply))
+        self._classify = jax.jit(self._classified)
 
     def adapt(self, images: np.ndarray, labels: np.ndarray, seed: int = 0) -> Adapted:
         """Learns classes from a support set, with the steps and mini-batches of the run's evaluation.
@@ -79,7 +78,8 @@ class Learner:
         if targets.min() < 0 or targets.max() >= self.classes:
             raise ValueError(f"labels go from {targets.min()} to {targets.max()}: give 0 to {self.classes - 1}")
         phi = self._adapt(support, jnp.asarray(targets, jnp.int32), random.key(seed))
-        return Adapted(self, phi, support)
+        taught = jnp.zeros(self.classes, bool).at[targets].set(True)
+        return Adapted(self, phi, support, taught)
 
     def _adapted(self, support: jax.Array, labels: jax.Array, key: jax.Array) -> Params:
         config = self._config
@@ -90,6 +90,14 @@ class Learner:
         opt_state = loop.optimizer.init(self._start.params) if fresh else self._start.opt_state
         phi, _, _ = inner_loop(loop, self._start.params, opt_state, batches)
         return phi
+
+    def _classified(self, phi: Params, support: jax.Array, images: jax.Array, taught: jax.Array) -> Predictions:
+        network: ApplyFn = network_of(self._config).apply
+
+        def apply(phi: Params, images: jax.Array) -> jax.Array:
+            return jnp.where(taught, network(phi, images), -jnp.inf)
+
+        return classify(apply, phi, support, images)
 
 
 def _drawings(images: np.ndarray) -> jax.Array:

@@ -1,7 +1,10 @@
 """A trained initialisation in a person's own hands, and the weights file it travels in."""
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 import textwrap
 from functools import partial
 
@@ -79,6 +82,16 @@ def test_it_is_the_evaluation_step_by_step(workdir, drawings):
     np.testing.assert_array_equal(adapted.predict(queries, transductive=True), together)
 
 
+def test_only_what_it_was_taught_is_predicted(workdir, drawings):
+    support, queries = drawings
+    adapted = Learner(workdir).adapt(support[5:], LABELS[5:])  # 0 and 1
+    for transductive in (False, True):
+        predicted = adapted.predict(np.random.default_rng(0).integers(0, 2, (200, 28, 28)), transductive)
+        assert set(predicted.tolist()) <= {0, 1}
+    everything = Learner(workdir).adapt(support, LABELS)
+    assert 2 in everything.predict(queries), "a check that cannot fail"
+
+
 def test_what_is_alone_is_predicted_as_among_others(workdir, drawings):
     support, queries = drawings
     adapted = Learner(workdir).adapt(support, LABELS)
@@ -141,6 +154,28 @@ def test_evaluated_and_trained_from_a_weights_file(workdir, file, tmp_path):
     assert same_bits(start.params, end.params) and not same_bits(start.opt_state, end.opt_state)
     counts = [int(optax.tree.get(states.opt_state, "count")[0]) for states in (start, end)]
     assert counts[1] - counts[0] == SMALL["inner_iters"]
+
+
+def test_without_a_config_it_is_that_of_the_weights(workdir, file, tmp_path):
+    """Also where the workdir holds another run; and a folder of the name of shipped weights is no run."""
+    (tmp_path / "omniglot_5way").mkdir()
+    assert pretrained.load("omniglot_5way").config.classes == 5
+    for named, name in ((file, "weights"), (workdir, "run"), (workdir / "checkpoints" / "200", "run")):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text("{}")
+        done = run("--mode=eval", f"--pretrained={named}", config=None, cwd=tmp_path)
+        assert done.returncode == 0 and "3-way, after 200 meta-iterations" in done.stdout, done.stderr
+        assert (folder / "results.json").exists()
+        (folder / "results.json").unlink()
+
+
+@pytest.mark.parametrize("arguments", [[], ["nowhere", "file"]])
+def test_the_export_says_what_is_wrong_in_one_line(tmp_path, arguments):
+    command = [sys.executable, "-m", "reptile_jax.pretrained", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(MAIN.parent)}
+    failed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert failed.returncode == 1 and failed.stderr.count("\n") == 1 and not [*tmp_path.iterdir()], failed.stderr
 
 
 def test_what_does_not_fit_is_refused(file, tmp_path):

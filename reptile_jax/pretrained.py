@@ -72,6 +72,16 @@ def _find(named: str | Path) -> tuple[ConfigDict, Callable[[Mesh], MetaState]]:
     return config, lambda mesh: checkpoints.restore(iteration, put(mesh, initial_states(config)))
 
 
+def name_of(named: str | Path) -> str:
+    """Returns the name of a run: its workdir's, or its weights file's without the ending."""
+    return _workdir(Path(named).absolute()).name.removesuffix(".safetensors")
+
+
+def _workdir(path: Path) -> Path:
+    """The workdir that a path names, which may name one of its checkpoints."""
+    return path.parent.parent if path.parent.name == checkpoint.FOLDER else path
+
+
 def config_text(named: str | Path) -> str:
     """Reads the config of trained weights, named as in `load`, as JSON.
 
@@ -81,9 +91,7 @@ def config_text(named: str | Path) -> str:
     """
     if file := _file(named):
         return weights.metadata(file)["config"]
-    path = _existing(named)
-    workdir = path.parent.parent if path.parent.name == checkpoint.FOLDER else path
-    return (workdir / "config.json").read_text()
+    return (_workdir(_existing(named)) / "config.json").read_text()
 
 
 def _file(named: str | Path) -> Path | None:
@@ -91,7 +99,7 @@ def _file(named: str | Path) -> Path | None:
     path = Path(named)
     if path.suffix == ".safetensors":
         return path
-    return SHIPPED.get(named) if isinstance(named, str) and not path.exists() else None
+    return SHIPPED.get(named) if isinstance(named, str) and not (path / checkpoint.FOLDER).exists() else None
 
 
 def _existing(named: str | Path) -> Path:
@@ -155,11 +163,17 @@ def export(workdir: str | Path, file: str | Path) -> None:
         CheckpointError: the workdir holds no checkpoint.
         ConfigError: it holds several seeds' weights.
     """
-    config, states = load(workdir)
+    states = load(workdir).states
+    config = ConfigDict(json.loads(config_text(workdir)))  # as last evaluated; a checkpoint has that of its time
     if config.num_seeds > 1:
         raise ConfigError(f"num_seeds={config.num_seeds}: a weights file holds one seed's weights: train one alone")
     weights.save(file, jax.tree.map(lambda x: x[0], states), config)
 
 
 if __name__ == "__main__":
-    export(*sys.argv[1:])
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m reptile_jax.pretrained WORKDIR FILE")
+    try:
+        export(*sys.argv[1:])
+    except (CheckpointError, ConfigError, weights.WeightsError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -3,8 +3,8 @@
     python -m reptile_jax.published            # tables and plots anew
     python -m reptile_jax.published WORKDIR    # keeps the run of a workdir first, under its name
 
-A kept run is its config.json, its results.json, its tasks.png and its metrics.jsonl, thinned to means over equal parts;
-those whose weights are shipped have a weights file, too.
+A kept run is its config.json, its results.json and its metrics.jsonl, thinned to means over equal parts; those whose
+weights are shipped have a weights file and tasks.png, too.
 """
 
 import importlib
@@ -28,7 +28,7 @@ README = Path(__file__).parent.parent / "README.md"
 RESULTS = Path(__file__).parent / "results"
 ROWS = 100  # of a kept run's metrics
 WINDOW = 10  # rows that a point of the plots is the mean of
-SHIPPED = ("omniglot_5way", "omniglot_20way")  # runs whose weights are kept
+WITH_WEIGHTS = ("omniglot_5way", "omniglot_20way")  # runs whose weights and task pictures are kept, too
 
 # In per cent, of the paper's table 2 and of four re-runs of its released code: (classes, protocol, shots) -> both.
 PUBLISHED = {
@@ -95,12 +95,23 @@ class Run(NamedTuple):
 
 
 def keep(workdir: Path) -> None:
-    """Keeps the run of a workdir under its name."""
+    """Keeps the run of a workdir under its name.
+
+    Raises:
+        ValueError: it was evaluated by another config than it has.
+    """
     folder = RESULTS / workdir.name
+    measured = json.loads((workdir / "results.json").read_text())["test"]["inductive"]
+    samples = saved.get_config(str(workdir)).eval_samples
+    for result in measured.values():
+        for of_seed in result.get("seeds", {"": result}).values():
+            if of_seed["tasks"] != samples:
+                raise ValueError(f"{workdir}: {of_seed['tasks']} tasks were evaluated, and eval_samples={samples}")
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "results.json", "tasks.png"):
+    for name in ("config.json", "results.json"):
         shutil.copy(workdir / name, folder / name)
-    if workdir.name in SHIPPED:
+    if workdir.name in WITH_WEIGHTS:
+        shutil.copy(workdir / "tasks.png", folder / "tasks.png")
         export(workdir, folder / "weights.safetensors")
     rows = thinned(read_rows(workdir / "metrics.jsonl"), ROWS)
     replace_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))

@@ -3,13 +3,15 @@
 import json
 import os
 import re
+import shutil
 
 import numpy as np
 import pytest
 
 from configs import gradient_combinations
-from reptile_jax import published
+from reptile_jax import pretrained, published
 from reptile_jax.metrics import read_rows
+from reptile_jax.pretrained import SHIPPED
 from reptile_jax.program_test import SMALL, run
 
 ARCHIVES = os.environ.get("REPTILE_OMNIGLOT")
@@ -45,7 +47,7 @@ def agree(a, b):
 
 
 @pytest.mark.skipif(not ARCHIVES, reason="real Omniglot: REPTILE_OMNIGLOT=DIR names the folder of its archives")
-@pytest.mark.parametrize("name", published.SHIPPED)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_weights_are_as_good_as_the_readme_says(tmp_path, name):
     fields = {"data__archives": ARCHIVES, "data__dir": "tfds", "eval_samples": 200}
     done = run("--mode=eval", f"--pretrained={name}", config=None, cwd=tmp_path, **fields)
@@ -55,22 +57,40 @@ def test_shipped_weights_are_as_good_as_the_readme_says(tmp_path, name):
     for protocol in ("transductive", "inductive"):
         ours, kept = measured["test"][protocol], said["test"][protocol]
         assert agree(ours["1"], kept["1"]) and agree(ours["5"], kept["5"])
-        assert not agree(ours["1"], kept["5"]), "a check that cannot fail"
+    assert not agree(measured["test"]["inductive"]["1"], said["test"]["inductive"]["5"]), "a check that cannot fail"
+
+
+def test_shipped_weights_are_of_the_kept_runs():
+    assert sorted(SHIPPED) == sorted(published.WITH_WEIGHTS)
+    for name in SHIPPED:
+        config, states = pretrained.load(name)
+        kept = published.kept(name)
+        assert json.loads(config.to_json()) == json.loads(kept.config.to_json())
+        assert int(states.iteration[0]) == kept.config.meta_iters == kept.results["meta_iters"]
+    assert sum(file.stat().st_size for file in SHIPPED.values()) < 2e6
 
 
 def test_kept_and_shown(workdir, results):
     published.keep(workdir)
     whole, kept = read_rows(workdir / "metrics.jsonl"), published.kept("omniglot_5way_seeds")
     assert kept.results == json.loads((workdir / "results.json").read_text()) and kept.config.num_seeds == 2
-    assert (results / "omniglot_5way_seeds" / "tasks.png").exists()
     measured = kept.results["test"]["transductive"]["5"]
     shown = f"| {100 * measured['accuracy']:.2f} ± {100 * measured['std']:.2f} |"
     text = "a\n<!-- seeds -->\nold\n<!-- end of seeds -->\nb\n<!-- other -->\n"
     new = published.with_tables(text)
     assert shown in new and "old" not in new and new.startswith("a\n<!-- seeds -->\n| 5-way 1-shot, transductive |")
     assert new.endswith("\n<!-- end of seeds -->\nb\n<!-- other -->\n") and published.with_tables(new) == new
-    seconds = sum(5 / row["meta_iters_per_second"] for row in whole)
-    assert kept.hours() == f"{seconds / 60:.0f} min"
+    assert [row["step"] for row in kept.rows] == [row["step"] for row in whole]
+    other = shutil.copytree(workdir, results / "other")
+    (other / "results.json").write_text(json.dumps(kept.results).replace('"tasks": 12', '"tasks": 7'))
+    with pytest.raises(ValueError, match=r"7 tasks were evaluated, and eval_samples=12"):
+        published.keep(other)
+
+
+def test_the_hours_of_a_run_are_those_of_its_meta_iterations():
+    rows = [{"step": 900, "meta_iters_per_second": 1.0}, {"step": 1500, "meta_iters_per_second": 2.0}]
+    assert published.Run(None, {}, rows).hours() == "20 min"  # 900 s and 300 s
+    assert published.Run(None, {}, [{"step": 9000, "meta_iters_per_second": 1.0}]).hours() == "2.5 h"
 
 
 def test_thinned_rows_are_means_of_equal_parts():

@@ -5,6 +5,7 @@ Layouts are those of the network: convolution kernels [3, 3, in, out], the dense
 Metadata, where known: `config`, every field of the run as JSON, and `meta_iters`, the meta-iterations done.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,11 @@ def metadata(path: str | Path) -> dict[str, str]:
             found = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path} cannot be read as a safetensors file: {error}") from error
-    if not {"config", "meta_iters"} <= found.keys():
+    try:
+        known = isinstance(json.loads(found["config"]), dict) and found["meta_iters"].isdecimal()
+    except (KeyError, ValueError):
+        known = False
+    if not known:
         raise WeightsError(f"{path} does not say which run it comes from: write it by reptile_jax.pretrained")
     return found
 
