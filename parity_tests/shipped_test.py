@@ -27,7 +27,7 @@ def in_both(name, fields):
     return bridge.setup(config, jnp.dtype("float64"), start), theirs
 
 
-@pytest.mark.parametrize("name", ["omniglot_5way", "omniglot_20way"])
+@pytest.mark.parametrize("name", sorted(pretrained.SHIPPED))
 def test_both_frameworks_predict_alike_from_shipped_weights(name, data_fields):
     with precision("float64"):
         setup, theirs = in_both(name, data_fields)

@@ -170,7 +170,7 @@ def test_without_a_config_it_is_that_of_the_weights(workdir, file, tmp_path):
         (folder / "results.json").unlink()
 
 
-@pytest.mark.parametrize("arguments", [[], ["nowhere", "file"]])
+@pytest.mark.parametrize("arguments", [[], ["nowhere", "a.safetensors"], ["nowhere", "a"]])
 def test_the_export_says_what_is_wrong_in_one_line(tmp_path, arguments):
     command = [sys.executable, "-m", "reptile_jax.pretrained", *arguments]
     environment = os.environ | {"PYTHONPATH": str(MAIN.parent)}

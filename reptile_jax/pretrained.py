@@ -162,7 +162,10 @@ def export(workdir: str | Path, file: str | Path) -> None:
     Raises:
         CheckpointError: the workdir holds no checkpoint.
         ConfigError: it holds several seeds' weights.
+        WeightsError: the file's name is not that of a weights file.
     """
+    if Path(file).suffix != ".safetensors":
+        raise weights.WeightsError(f"{file} would not be known as a weights file: name it {file}.safetensors")
     states = load(workdir).states
     config = ConfigDict(json.loads(config_text(workdir)))  # as last evaluated; a checkpoint has that of its time
     if config.num_seeds > 1:
