@@ -58,7 +58,7 @@ def accuracy_curves(curves: dict[str, tuple[list[float], list[float]]], title: s
     axes.set(xlabel="meta-iterations", ylabel="accuracy", title=title)
     axes.set_ylim(top=1)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", frameon=False, fontsize=8)
+    axes.legend(loc="best", frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 

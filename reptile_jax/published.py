@@ -194,7 +194,7 @@ FIGURES = {  # file -> title, and for each curve its run and characters
         {"Reptile": ("omniglot_5way_reptile", "test"), "first-order MAML": ("omniglot_5way_foml", "test")},
     ),
     "gradient_combinations": (
-        "5-way 5-shot, inductive, test characters: sum, mean or last of so many inner gradients",
+        "Omniglot, 5-way 5-shot, inductive, test characters",
         {name: (f"gradient_combinations_{name}", "test") for name in COMBINATIONS},
     ),
 }
