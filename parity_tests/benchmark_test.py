@@ -11,7 +11,7 @@ from configs import omniglot_1shot_5way, omniglot_1shot_20way
 from parity_tests import benchmark
 from reptile_jax.config import ConfigError
 from reptile_jax.model import OmniglotClassifier
-from reptile_jax.train_test import small
+from reptile_jax.testing.small_runs import small
 
 
 @pytest.mark.parametrize("module", [omniglot_1shot_5way, omniglot_1shot_20way])

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from reptile_jax.devices import ElsewhereError, is_main, together
-from reptile_jax.metrics import replace_text
+from reptile_jax.files import replace_text
 from reptile_jax.reptile import MetaState
 
 FOLDER = "checkpoints"  # inside a workdir

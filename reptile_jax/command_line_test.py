@@ -2,7 +2,7 @@
 
 import pytest
 
-from reptile_jax.program_test import run
+from reptile_jax.testing.small_runs import run
 
 TABLE = [
     # fields out of range

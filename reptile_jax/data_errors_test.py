@@ -15,8 +15,8 @@ import pytest
 import trustme
 
 from reptile_jax.data.omniglot_archive import BACKGROUND, EVALUATION
-from reptile_jax.data.omniglot_archive_test import png
-from reptile_jax.program_test import SMALL, command
+from reptile_jax.testing.small_omniglot import png
+from reptile_jax.testing.small_runs import SMALL, command
 
 REAL = os.environ.get("REPTILE_OMNIGLOT", "")
 real = pytest.mark.skipif(not REAL, reason="REPTILE_OMNIGLOT=DIR, the folder of Omniglot's two archives, is not set")

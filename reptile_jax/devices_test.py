@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from reptile_jax import eight_devices
-from reptile_jax.lock import lock
-from reptile_jax.program_test import SMALL, command, run
-from reptile_jax.train_test import same_bits, small, state_of
+from reptile_jax.files import lock
+from reptile_jax.testing.small_runs import SMALL, command, run, same_bits, small, state_of
 
 HERE = Path(__file__).parent
 FIELDS = SMALL | {"meta_batch": 5, "meta_iters": 20, "checkpoint_interval": 5}

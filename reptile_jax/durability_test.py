@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 
 from reptile_jax import checkpoint
-from reptile_jax.lock import lock
-from reptile_jax.program_test import SMALL, command, run
-from reptile_jax.train_test import rows_of, same_bits, small, state_of
+from reptile_jax.files import lock
+from reptile_jax.testing.small_runs import SMALL, command, rows_of, run, same_bits, small, state_of
 
 FIELDS = SMALL | {"meta_iters": 30, "checkpoint_interval": 10}
 ERRORS = ("Traceback", "Error:")

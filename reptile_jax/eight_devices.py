@@ -10,7 +10,7 @@ from reptile_jax.classes import load_data
 from reptile_jax.devices import mesh_of, put
 from reptile_jax.measure import measure, task_keys
 from reptile_jax.programs import eval_program, initial_states, train_program
-from reptile_jax.train_test import small
+from reptile_jax.testing.small_runs import small
 
 MESHES = {1: (1, 1), 2: (1, 2), 4: (1, 4), 8: (1, 8)}  # by devices, for one seed
 

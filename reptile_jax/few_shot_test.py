@@ -23,10 +23,9 @@ from reptile_jax.data import load_split
 from reptile_jax.episodes import Examples, mini_batches
 from reptile_jax.few_shot import Learner
 from reptile_jax.inner_loop import inner_step
-from reptile_jax.program_test import MAIN, SMALL, run
 from reptile_jax.programs import inner_loop_of, network_of
+from reptile_jax.testing.small_runs import MAIN, SMALL, run, same_bits, small
 from reptile_jax.train import train_and_evaluate
-from reptile_jax.train_test import same_bits, small
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from reptile_jax.devices import mesh_of
 from reptile_jax.episodes import Pool
 from reptile_jax.metrics import MetricsWriter
 from reptile_jax.programs import eval_program, initial_states, train_program
-from reptile_jax.train_test import small
+from reptile_jax.testing.small_runs import small
 
 # A convolution in StableHLO whose channels or batch are split into groups, as for weights of every task's own.
 GROUPED = re.compile(r"(feature|batch)_group_count\s*=\s*(?!1\b)\d+")

@@ -17,8 +17,9 @@ from reptile_jax.config import eval_shots, seeds_of
 from reptile_jax.devices import SEEDS, TASKS, agreed, is_main
 from reptile_jax.episodes import EvalTask
 from reptile_jax.evaluate import Accuracy, Predictions, accuracy
+from reptile_jax.files import replace_text
 from reptile_jax.interrupt import Interrupted, Stop
-from reptile_jax.metrics import progress_bar, replace_text
+from reptile_jax.metrics import progress_bar
 from reptile_jax.programs import eval_program
 from reptile_jax.reptile import MetaState
 

@@ -15,16 +15,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tqdm import tqdm
 
 from reptile_jax.devices import is_main
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes a whole file in place of another: whenever the machine stops, the one or the other is there, and whole."""
-    unfinished = path.with_name(path.name + ".tmp")
-    with unfinished.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+from reptile_jax.files import replace_text
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

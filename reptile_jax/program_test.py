@@ -4,27 +4,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-MAIN = Path(__file__).parent.parent / "main.py"
-SMALL = {
-    "classes": 3, "shots": 1, "train_shots": 3, "inner_batch": 4, "inner_iters": 2, "meta_batch": 2, "meta_iters": 300,
-    "eval_batch": 3, "eval_iters": 3, "eval_samples": 12, "eval_interval": 5, "checkpoint_interval": 10,
-}  # fmt: skip
-
-
-def command(*flags, config="quickstart", **fields):
-    overrides = [f"--config.{name.replace('__', '.')}={value}" for name, value in fields.items()]
-    named = [f"--config={MAIN.parent / 'configs' / config}.py"] if config else []
-    return [sys.executable, str(MAIN), *named, *overrides, *flags]
-
-
-def run(*flags, cwd, **fields):
-    return subprocess.run(command(*flags, **fields), cwd=cwd, capture_output=True, text=True, timeout=600)
+from reptile_jax.testing.small_runs import SMALL, command, run
 
 
 def test_killed_and_started_again_it_ends_as_if_never_killed(tmp_path):

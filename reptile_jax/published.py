@@ -20,7 +20,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import saved
-from reptile_jax.metrics import read_rows, replace_text, smoothed
+from reptile_jax.files import replace_text
+from reptile_jax.metrics import read_rows, smoothed
 from reptile_jax.plots import accuracy_curves
 from reptile_jax.pretrained import export
 

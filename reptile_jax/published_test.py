@@ -12,7 +12,7 @@ from configs import gradient_combinations
 from reptile_jax import pretrained, published
 from reptile_jax.metrics import read_rows
 from reptile_jax.pretrained import SHIPPED
-from reptile_jax.program_test import SMALL, run
+from reptile_jax.testing.small_runs import SMALL, run
 
 ARCHIVES = os.environ.get("REPTILE_OMNIGLOT")
 

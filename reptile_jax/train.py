@@ -20,10 +20,10 @@ from reptile_jax.classes import Data, data_label, load_data
 from reptile_jax.config import ConfigError, differences, seeds_of, validate
 from reptile_jax.devices import agreed, is_main, mesh_of, put, same_everywhere, together
 from reptile_jax.diagnose import classes_of_bad_tasks
+from reptile_jax.files import LockedError, lock, replace_text
 from reptile_jax.interrupt import Interrupted, Stop, stop_on_signal
-from reptile_jax.lock import LockedError, lock
 from reptile_jax.measure import correct, evaluate, headline, task_keys
-from reptile_jax.metrics import MetricsWriter, progress_bar, read_rows, replace_text
+from reptile_jax.metrics import MetricsWriter, progress_bar, read_rows
 from reptile_jax.pretrained import load_for, same_fields
 from reptile_jax.programs import CURVE_TASKS, eval_program, initial_states, stream, train_program
 from reptile_jax.reptile import MetaState

@@ -1,47 +1,18 @@
 import json
 import shutil
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import quickstart
 from reptile_jax import checkpoint, measure, programs, train
 from reptile_jax.checkpoint import CheckpointError
 from reptile_jax.classes import load_data
 from reptile_jax.config import ConfigError
 from reptile_jax.devices import mesh_of, put
+from reptile_jax.testing.small_runs import rows_of, same_bits, small, state_of
 
 SEED = np.zeros(1, np.int32)  # the seeds of `small`
-TIMES = "meta_iters_per_second"
-
-
-def small(**fields):
-    """A run of seconds on the embedded data set."""
-    config = quickstart.get_config()
-    config.update(
-        classes=3, shots=1, train_shots=3, inner_batch=4, inner_iters=2, meta_batch=2, meta_iters=12, eval_batch=3,
-        eval_iters=3, eval_samples=12, eval_interval=5, eval_shots=(1, 2), checkpoint_interval=4,
-    )  # fmt: skip
-    config.update_from_flattened_dict(fields)
-    return config
-
-
-def rows_of(workdir):
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != TIMES} for row in rows]
-
-
-def state_of(workdir, config):
-    checkpoints, iteration = checkpoint.find(workdir)
-    return checkpoints.restore(iteration, put(mesh_of(config), programs.initial_states(config)))
-
-
-def same_bits(a, b):
-    return all(
-        np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)
-    )
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from reptile_jax import eight_devices
-from reptile_jax.train_test import small
+from reptile_jax.testing.small_runs import small
 
 if __name__ == "__main__":
     file, port, processes, process = sys.argv[1], *map(int, sys.argv[2:])

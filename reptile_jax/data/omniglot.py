@@ -26,7 +26,7 @@ from tensorflow_datasets.core.download import download_manager, downloader, util
 
 from reptile_jax.data.characters import SIZE, Characters, DataError
 from reptile_jax.data.omniglot_archive import BACKGROUND, DRAWINGS, EVALUATION, read_archive
-from reptile_jax.lock import lock
+from reptile_jax.files import lock
 
 _DESCRIPTION = """
 Omniglot: 1,623 handwritten characters of 50 alphabets, each drawn once by 20 people. One example is a character with

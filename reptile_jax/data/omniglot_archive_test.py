@@ -11,33 +11,10 @@ import pytest
 from PIL import Image
 
 from reptile_jax.data.characters import DataError
-from reptile_jax.data.omniglot_archive import BACKGROUND, EVALUATION, Archive, read_archive
+from reptile_jax.data.omniglot_archive import BACKGROUND, EVALUATION, read_archive
+from reptile_jax.testing.small_omniglot import SMALL, members, png, write_zip
 
-SMALL = Archive("images_small", "https://example.org/images_small.zip", {"Beta": 2, "Alpha": 1})
 CURE = "get it again"
-
-
-def png(seed, size=(105, 105), mode="1", file_format="PNG"):
-    pixels = np.random.default_rng(seed).integers(0, 2, size[::-1], np.uint8) * 255
-    file = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(file, file_format)
-    return file.getvalue()
-
-
-def members(archive=SMALL, seed=0):
-    """Returns member name -> bytes of a sound archive."""
-    return {
-        f"{archive.folder}/{alphabet}/{character}/{label:04d}_{number:02d}.png": png((seed, label, number))
-        for label, (alphabet, character) in enumerate(archive.characters())
-        for number in range(1, 21)
-    }
-
-
-def write_zip(path, contents):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, data in contents.items():
-            file.writestr(name, data)
-    return path
 
 
 @pytest.fixture(scope="module")

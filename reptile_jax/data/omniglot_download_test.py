@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tensorflow_datasets as tfds
 
-from reptile_jax.data.omniglot_test import ARCHIVES, URL, SmallOmniglot, digest, load, refused, write_archives
+from reptile_jax.testing.small_omniglot import ARCHIVES, URL, SmallOmniglot, digest, load, refused, write_archives
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

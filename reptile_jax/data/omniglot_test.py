@@ -1,6 +1,5 @@
 """Preparing and reading Omniglot: small archives for everything that can go wrong, the real ones where they are."""
 
-import hashlib
 import io
 import os
 import signal
@@ -18,34 +17,19 @@ import reptile_jax
 from reptile_jax import data
 from reptile_jax.data import omniglot
 from reptile_jax.data.characters import DataError
-from reptile_jax.data.omniglot_archive import BACKGROUND, EVALUATION, Archive
-from reptile_jax.data.omniglot_archive_test import members, write_zip
-
-URL = "http://127.0.0.1:1/python/"  # nothing listens there
-ARCHIVES = {
-    "background": Archive("images_background", f"{URL}images_background.zip", {"Beta": 2, "Alpha": 3}),
-    "evaluation": Archive("images_evaluation", f"{URL}images_evaluation.zip", {"Gamma": 1}),
-}
-
-
-class SmallOmniglot(omniglot.OmniglotCharacters):
-    """Omniglot of six characters."""
-
-    ARCHIVES = ARCHIVES
-
-    def _generate_examples(self, characters):
-        # For the tests that must catch a run in the middle of its work.
-        if gate := os.environ.get("TEST_GATE"):
-            Path(gate, "inside").touch()
-            while not Path(gate, "go").exists():
-                pass
-        return super()._generate_examples(characters)
-
-
-def write_archives(folder):
-    for seed, archive in enumerate(ARCHIVES.values()):
-        write_zip(folder / archive.file_name, members(archive, seed))
-    return folder
+from reptile_jax.data.omniglot_archive import BACKGROUND, EVALUATION
+from reptile_jax.testing.small_omniglot import (
+    ARCHIVES,
+    URL,
+    SmallOmniglot,
+    copy_in,
+    digest,
+    half_done,
+    load,
+    members,
+    refused,
+    write_archives,
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,32 +37,10 @@ def archives(tmp_path_factory):
     return write_archives(tmp_path_factory.mktemp("archives"))
 
 
-def load(data_dir, archives=""):
-    return omniglot.load(str(data_dir), str(archives), SmallOmniglot)
-
-
-def copy_in(data_dir):
-    return Path(data_dir) / "small_omniglot" / "1.0.0"
-
-
-def half_done(data_dir):
-    """Returns what an interrupted preparation leaves behind."""
-    return [*Path(data_dir).glob("small_omniglot/*"), *Path(data_dir).glob("downloads/small_omniglot/*.tmp.*")]
-
-
-def refused(data_dir, archives=""):
-    """Returns the one line of the error that loading ends in; no copy, whole or half, is left."""
-    with pytest.raises(DataError) as error:
-        load(data_dir, archives)
-    assert "\n" not in str(error.value)
-    assert half_done(data_dir) == []
-    return str(error.value)
-
-
 RUN = """
 import sys, hashlib
 from reptile_jax.data import DataError
-from reptile_jax.data.omniglot_test import load
+from reptile_jax.testing.small_omniglot import load
 try:
     characters = load(*sys.argv[1:])
 except DataError as error:
@@ -102,13 +64,6 @@ def start(data_dir, archives="", code=RUN, **env):
 def wait_for(condition, process):
     while not condition():
         assert process.poll() is None, process.communicate()
-
-
-def digest(characters):
-    return hashlib.sha256(characters.images.tobytes()).hexdigest()
-
-
-# Preparing and reading.
 
 
 def test_prepared_from_archives_and_read_again_without_them(archives, tmp_path):

@@ -1,4 +1,4 @@
-"""A lock on a folder, held by one process at a time, that goes with the process that holds it, however it ends."""
+"""What knows only the file system: a lock that one process at a time holds, and whole-file replacement."""
 
 import contextlib
 import fcntl
@@ -37,3 +37,13 @@ def lock(file: Path, waiting: Callable[[str], None] | None = None) -> Iterator[N
         opened.write(f"process {os.getpid()} on {socket.gethostname()}")
         opened.flush()
         yield
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a whole file in place of another: whenever the machine stops, the one or the other is there, and whole."""
+    unfinished = path.with_name(path.name + ".tmp")
+    with unfinished.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
