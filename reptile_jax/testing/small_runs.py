@@ -1,0 +1,57 @@
+"""Runs of seconds on the embedded data set, in this process and as a person starts them, and how two are compared."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from configs import quickstart
+from reptile_jax import checkpoint, programs
+from reptile_jax.devices import mesh_of, put
+
+MAIN = Path(__file__).parents[2] / "main.py"
+SMALL = {
+    "classes": 3, "shots": 1, "train_shots": 3, "inner_batch": 4, "inner_iters": 2, "meta_batch": 2, "meta_iters": 300,
+    "eval_batch": 3, "eval_iters": 3, "eval_samples": 12, "eval_interval": 5, "checkpoint_interval": 10,
+}  # fmt: skip
+TIMES = "meta_iters_per_second"
+
+
+def small(**fields):
+    """A run of seconds on the embedded data set."""
+    config = quickstart.get_config()
+    config.update(
+        classes=3, shots=1, train_shots=3, inner_batch=4, inner_iters=2, meta_batch=2, meta_iters=12, eval_batch=3,
+        eval_iters=3, eval_samples=12, eval_interval=5, eval_shots=(1, 2), checkpoint_interval=4,
+    )  # fmt: skip
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def rows_of(workdir):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != TIMES} for row in rows]
+
+
+def state_of(workdir, config):
+    checkpoints, iteration = checkpoint.find(workdir)
+    return checkpoints.restore(iteration, put(mesh_of(config), programs.initial_states(config)))
+
+
+def same_bits(a, b):
+    return all(
+        np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)
+    )
+
+
+def command(*flags, config="quickstart", **fields):
+    overrides = [f"--config.{name.replace('__', '.')}={value}" for name, value in fields.items()]
+    named = [f"--config={MAIN.parent / 'configs' / config}.py"] if config else []
+    return [sys.executable, str(MAIN), *named, *overrides, *flags]
+
+
+def run(*flags, cwd, **fields):
+    return subprocess.run(command(*flags, **fields), cwd=cwd, capture_output=True, text=True, timeout=600)
