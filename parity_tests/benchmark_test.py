@@ -10,7 +10,7 @@ import pytest
 from configs import omniglot_1shot_5way, omniglot_1shot_20way
 from parity_tests import benchmark
 from reptile_jax.config import ConfigError
-from reptile_jax.model import OmniglotClassifier
+from reptile_jax.networks.omniglot import OmniglotClassifier
 from reptile_jax.testing.small_runs import small
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from reptile_jax.data import DATA_SETS
-from reptile_jax.layers import CONVOLUTIONS
+from reptile_jax.networks.layers import CONVOLUTIONS
 
 TASKS_AT_ONCE = ("auto", "one", "all")
 LARGEST = 3.4e38  # in float32

@@ -10,7 +10,7 @@ from jax import random
 from reptile_jax.episodes import Pool, sample_eval_task, sample_train_task
 from reptile_jax.evaluate import accuracy, predict_queries
 from reptile_jax.inner_loop import InnerLoop, inner_loop, inner_optimizer, inner_step
-from reptile_jax.model import OmniglotClassifier
+from reptile_jax.networks.omniglot import OmniglotClassifier
 from reptile_jax.reptile import MetaState, meta_step_size, meta_update
 
 pytestmark = pytest.mark.usefixtures("x64")

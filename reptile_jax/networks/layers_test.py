@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from jax import lax, random
 
-from reptile_jax.layers import batch_norm_relu, conv3x3_stride2
-from reptile_jax.model import OmniglotClassifier
+from reptile_jax.networks.layers import batch_norm_relu, conv3x3_stride2
+from reptile_jax.networks.omniglot import OmniglotClassifier
 
 
 def lax_convolution(x, kernel, padding="SAME"):

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 
-from reptile_jax.layers import BatchNormRelu, Conv3x3Stride2
+from reptile_jax.networks.layers import BatchNormRelu, Conv3x3Stride2
 
 
 class OmniglotClassifier(nn.Module):
