@@ -16,7 +16,7 @@ benchmark: $(VENV)/installed-test  ## This project against the PyTorch reference
 
 soak: $(VENV)/installed-test  ## Kills real runs at 20 moments; those in data preparation need REPTILE_OMNIGLOT=DIR.
 	rm -rf runs/soak
-	$(BIN)/python -m reptile_jax.soak runs/soak
+	$(BIN)/python -m reptile_jax.testing.soak runs/soak
 
 lint: $(VENV)/installed-test  ## Style, format and types.
 	$(BIN)/ruff check .

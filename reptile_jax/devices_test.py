@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reptile_jax import eight_devices
 from reptile_jax.files import lock
+from reptile_jax.testing import eight_devices
 from reptile_jax.testing.small_runs import SMALL, command, run, same_bits, small, state_of
 
 HERE = Path(__file__).parent

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reptile_jax import eight_devices
+from reptile_jax.testing import eight_devices
 from reptile_jax.testing.small_runs import small
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 import os
 
-from reptile_jax.soak import soak
+from reptile_jax.testing.soak import soak
 
 KILLS = {"data preparation": 1, "checkpoint write": 1, "training": 1, "evaluation": 1}
 

@@ -1,4 +1,4 @@
-"""Kills real runs with SIGKILL, again and again, and compares where they end: python -m reptile_jax.soak FOLDER.
+"""Kills real runs with SIGKILL, again and again, and compares where they end: python -m reptile_jax.testing.soak FOLDER.
 
 FOLDER must not exist. REPTILE_OMNIGLOT=DIR, the folder of Omniglot's archives, adds kills in the preparation of the
 data.
