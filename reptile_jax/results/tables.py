@@ -1,7 +1,7 @@
 """The published runs: keeps them in results/, and writes the README's tables and plots from what is kept.
 
-    python -m reptile_jax.published            # tables and plots anew
-    python -m reptile_jax.published WORKDIR    # keeps the run of a workdir first, under its name
+    python -m reptile_jax.results.tables            # tables and plots anew
+    python -m reptile_jax.results.tables WORKDIR    # keeps the run of a workdir first, under its name
 
 A kept run is its config.json, its results.json and its metrics.jsonl, thinned to means over equal parts; those whose
 weights are shipped have a weights file and tasks.png, too.

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from configs import gradient_combinations
-from reptile_jax import pretrained, published
+from reptile_jax import pretrained
 from reptile_jax.metrics import read_rows
 from reptile_jax.pretrained import SHIPPED
+from reptile_jax.results import tables
 from reptile_jax.testing.small_runs import SMALL, run
 
 ARCHIVES = os.environ.get("REPTILE_OMNIGLOT")
@@ -27,18 +28,18 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    monkeypatch.setattr(published, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
     return tmp_path / "results"
 
 
 def test_the_readme_shows_what_is_kept():
-    text = published.README.read_text()
-    assert published.with_tables(text) == text
-    assert re.findall(r"<!-- (\w+) -->\n\| ", text) == list(published.TABLES)
-    for name in published.TABLES:
+    text = tables.README.read_text()
+    assert tables.with_tables(text) == text
+    assert re.findall(r"<!-- (\w+) -->\n\| ", text) == list(tables.TABLES)
+    for name in tables.TABLES:
         for other in ("", "| 0"):  # a table that is not there yet, and one that says something else
             changed = re.sub(f"(?s)(?<=<!-- {name} -->\n).*?(?=<!-- end of {name})", other, text)
-            assert changed != text and published.with_tables(changed) == text
+            assert changed != text and tables.with_tables(changed) == text
 
 
 def agree(a, b):
@@ -52,7 +53,7 @@ def test_shipped_weights_are_as_good_as_the_readme_says(tmp_path, name):
     fields = {"data__archives": ARCHIVES, "data__dir": "tfds", "eval_samples": 200}
     done = run("--mode=eval", f"--pretrained={name}", config=None, cwd=tmp_path, **fields)
     assert done.returncode == 0, done.stderr
-    measured, said = json.loads((tmp_path / "runs" / name / "results.json").read_text()), published.kept(name).results
+    measured, said = json.loads((tmp_path / "runs" / name / "results.json").read_text()), tables.kept(name).results
     assert measured["meta_iters"] == said["meta_iters"]
     for protocol in ("transductive", "inductive"):
         ours, kept = measured["test"][protocol], said["test"][protocol]
@@ -61,36 +62,36 @@ def test_shipped_weights_are_as_good_as_the_readme_says(tmp_path, name):
 
 
 def test_shipped_weights_are_of_the_kept_runs():
-    assert sorted(SHIPPED) == sorted(published.WITH_WEIGHTS)
+    assert sorted(SHIPPED) == sorted(tables.WITH_WEIGHTS)
     for name in SHIPPED:
         config, states = pretrained.load(name)
-        kept = published.kept(name)
+        kept = tables.kept(name)
         assert json.loads(config.to_json()) == json.loads(kept.config.to_json())
         assert int(states.iteration[0]) == kept.config.meta_iters == kept.results["meta_iters"]
     assert sum(file.stat().st_size for file in SHIPPED.values()) < 2e6
 
 
 def test_kept_and_shown(workdir, results):
-    published.keep(workdir)
-    whole, kept = read_rows(workdir / "metrics.jsonl"), published.kept("omniglot_5way_seeds")
+    tables.keep(workdir)
+    whole, kept = read_rows(workdir / "metrics.jsonl"), tables.kept("omniglot_5way_seeds")
     assert kept.results == json.loads((workdir / "results.json").read_text()) and kept.config.num_seeds == 2
     measured = kept.results["test"]["transductive"]["5"]
     shown = f"| {100 * measured['accuracy']:.2f} ± {100 * measured['std']:.2f} |"
     text = "a\n<!-- seeds -->\nold\n<!-- end of seeds -->\nb\n<!-- other -->\n"
-    new = published.with_tables(text)
+    new = tables.with_tables(text)
     assert shown in new and "old" not in new and new.startswith("a\n<!-- seeds -->\n| 5-way 1-shot, transductive |")
-    assert new.endswith("\n<!-- end of seeds -->\nb\n<!-- other -->\n") and published.with_tables(new) == new
+    assert new.endswith("\n<!-- end of seeds -->\nb\n<!-- other -->\n") and tables.with_tables(new) == new
     assert [row["step"] for row in kept.rows] == [row["step"] for row in whole]
     other = shutil.copytree(workdir, results / "other")
     (other / "results.json").write_text(json.dumps(kept.results).replace('"tasks": 12', '"tasks": 7'))
     with pytest.raises(ValueError, match=r"7 tasks were evaluated, and eval_samples=12"):
-        published.keep(other)
+        tables.keep(other)
 
 
 def test_the_hours_of_a_run_are_those_of_its_meta_iterations():
     rows = [{"step": 900, "meta_iters_per_second": 1.0}, {"step": 1500, "meta_iters_per_second": 2.0}]
-    assert published.Run(None, {}, rows).hours() == "20 min"  # 900 s and 300 s
-    assert published.Run(None, {}, [{"step": 9000, "meta_iters_per_second": 1.0}]).hours() == "2.5 h"
+    assert tables.Run(None, {}, rows).hours() == "20 min"  # 900 s and 300 s
+    assert tables.Run(None, {}, [{"step": 9000, "meta_iters_per_second": 1.0}]).hours() == "2.5 h"
 
 
 def test_thinned_rows_are_means_of_equal_parts():
@@ -99,27 +100,27 @@ def test_thinned_rows_are_means_of_equal_parts():
         {"step": 10 * i, "test_accuracy": float(rng.random()), "meta_iters_per_second": float(rng.uniform(1, 9))}
         for i in range(1, 31)
     ]
-    thin = published.thinned(rows, 6)
+    thin = tables.thinned(rows, 6)
     assert [row["step"] for row in thin] == [50, 100, 150, 200, 250, 300]
     for i, row in enumerate(thin):
         inside = rows[5 * i : 5 * i + 5]
         assert row["test_accuracy"] == pytest.approx(sum(r["test_accuracy"] for r in inside) / 5)
         assert 50 / row["meta_iters_per_second"] == pytest.approx(sum(10 / r["meta_iters_per_second"] for r in inside))
-    assert published.thinned(rows[:3], 6) == rows[:3]
+    assert tables.thinned(rows[:3], 6) == rows[:3]
 
 
 def test_the_command_names_what_differs(workdir, results):
-    published.keep(workdir)
-    command = published.kept("omniglot_5way_seeds").command("quickstart")
+    tables.keep(workdir)
+    command = tables.kept("omniglot_5way_seeds").command("quickstart")
     assert command.startswith("`main.py --config=configs/quickstart.py --config.")
     fields = dict(re.findall(r"--config\.(\w+)=([^ `']+)", command))
     assert fields.pop("num_seeds") == "2" and fields.pop("eval_shots") == "(1,5)" and len(fields) > 5
     assert all(str(SMALL[name]) == value for name, value in fields.items())
-    own = published.Run(gradient_combinations.get_config("sum2"), {}, []).command("gradient_combinations:sum2")
+    own = tables.Run(gradient_combinations.get_config("sum2"), {}, []).command("gradient_combinations:sum2")
     assert own == "`main.py --config=configs/gradient_combinations.py:sum2`"
 
 
 def test_every_figure_and_table_names_runs_of_its_own():
-    for _, curves in published.FIGURES.values():
+    for _, curves in tables.FIGURES.values():
         assert len(set(curves.values())) == len(curves)
-    assert len(published.FIGURES["gradient_combinations"][1]) == 10
+    assert len(tables.FIGURES["gradient_combinations"][1]) == 10
