@@ -21,8 +21,8 @@ from reptile_jax.checkpoint import CheckpointError
 from reptile_jax.config import ConfigError
 from reptile_jax.data import load_split
 from reptile_jax.episodes import Examples, mini_batches
-from reptile_jax.few_shot import Learner
 from reptile_jax.inner_loop import inner_step
+from reptile_jax.predict.learner import Learner
 from reptile_jax.programs import inner_loop_of, network_of
 from reptile_jax.testing.small_runs import MAIN, SMALL, run, same_bits, small
 from reptile_jax.train import train_and_evaluate

@@ -1,0 +1,1 @@
+"""Trained initialisations on classes of one's own."""
