@@ -25,14 +25,14 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from reptile_jax import train
-from reptile_jax.checkpoint import CheckpointError
 from reptile_jax.config import ConfigError
 from reptile_jax.data import DataError
 from reptile_jax.devices import ElsewhereError, keep_compiled
-from reptile_jax.interrupt import Interrupted
-from reptile_jax.pretrained import name_of
-from reptile_jax.weights import WeightsError
+from reptile_jax.run import train
+from reptile_jax.run.checkpoint import CheckpointError
+from reptile_jax.run.interrupt import Interrupted
+from reptile_jax.run.pretrained import name_of
+from reptile_jax.run.weights_file import WeightsError
 
 CONFIGS = Path(__file__).parent / "configs"
 SAVED = CONFIGS / "saved.py"

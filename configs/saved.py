@@ -8,9 +8,9 @@ import json
 from ml_collections import ConfigDict
 
 from configs import default
-from reptile_jax.checkpoint import CheckpointError
-from reptile_jax.pretrained import config_text
-from reptile_jax.weights import WeightsError
+from reptile_jax.run.checkpoint import CheckpointError
+from reptile_jax.run.pretrained import config_text
+from reptile_jax.run.weights_file import WeightsError
 
 
 def get_config(named: str) -> ConfigDict:

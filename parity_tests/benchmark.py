@@ -18,9 +18,9 @@ from tqdm import tqdm
 from configs import omniglot_1shot_5way, omniglot_1shot_20way
 from parity_tests import workloads
 from parity_tests.workloads import EVAL_TASKS, Work
-from reptile_jax.classes import data_label, load_data
 from reptile_jax.config import ConfigError, validate
 from reptile_jax.devices import mesh_of
+from reptile_jax.run.pools import data_label, load_data
 
 ROUNDS = 7  # times that every measurement is taken, one after the other in turn
 SECONDS = 1.5  # that one measurement takes, about

@@ -14,11 +14,11 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 from parity_tests import compiled
-from reptile_jax import weights as jax_weights
 from reptile_jax.data import load_split
 from reptile_jax.episodes import EvalTask, Examples, Pool, TrainTask
-from reptile_jax.programs import initial_state
 from reptile_jax.reptile import MetaState
+from reptile_jax.run import weights_file as jax_weights
+from reptile_jax.run.programs import initial_state
 from reptile_torch_ref import data as torch_data
 from reptile_torch_ref import reptile
 from reptile_torch_ref import weights as torch_weights

@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from configs import default
 from parity_tests import bridge, compiled
-from reptile_jax.programs import initial_state
 from reptile_jax.reptile import MetaState
+from reptile_jax.run.programs import initial_state
 
 TRAINED_FOR = 30  # meta-iterations
 

@@ -22,8 +22,8 @@ from reptile_jax.inner_loop import InnerLoop, OptState, Params, images_of, inner
 from reptile_jax.inner_loop import summed_loss as loss_of
 from reptile_jax.networks.layers import batch_norm_relu, conv3x3_stride2
 from reptile_jax.networks.omniglot import OmniglotClassifier
-from reptile_jax.programs import eval_program, sample_meta_batch, train_program
 from reptile_jax.reptile import MetaState, meta_update, task_delta
+from reptile_jax.run.programs import eval_program, sample_meta_batch, train_program
 
 
 class Spec(NamedTuple):

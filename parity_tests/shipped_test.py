@@ -8,7 +8,7 @@ import torch
 
 from parity_tests import bridge
 from parity_tests.measures import precision, predictions_from
-from reptile_jax import pretrained
+from reptile_jax.run import pretrained
 from reptile_torch_ref import weights as torch_weights
 
 

@@ -10,8 +10,8 @@ from safetensors.numpy import load_file, save_file
 from parity_tests import bridge
 from parity_tests.cases import BASE, config_of
 from parity_tests.measures import precision
-from reptile_jax import weights
-from reptile_jax.programs import initial_state
+from reptile_jax.run import weights_file
+from reptile_jax.run.programs import initial_state
 
 
 def random_state(dtype, sgd=False):
@@ -48,13 +48,13 @@ def test_there_and_back_is_exact(dtype, sgd):
 def written(tmp_path, change):
     """A weights file with something changed; returns what is said when it is read."""
     path, state = tmp_path / "weights.safetensors", random_state("float32")
-    weights.save(path, state)
+    weights_file.save(path, state)
     tensors = load_file(path)
     assert tensors["count"].shape == () and tensors["count"].dtype == np.int32
     change(tensors)
     save_file(tensors, path)
-    with pytest.raises(weights.WeightsError) as error:
-        weights.load(path, state)
+    with pytest.raises(weights_file.WeightsError) as error:
+        weights_file.load(path, state)
     message = str(error.value)
     assert "\n" not in message and str(path) in message
     return message
@@ -76,5 +76,5 @@ def test_no_file_and_no_safetensors_file_are_one_line(tmp_path):
     state = random_state("float32")
     for path in (tmp_path / "absent", tmp_path / "text"):
         (tmp_path / "text").write_text("no tensors")
-        with pytest.raises(weights.WeightsError, match="cannot be read"):
-            weights.load(path, state)
+        with pytest.raises(weights_file.WeightsError, match="cannot be read"):
+            weights_file.load(path, state)

@@ -11,12 +11,13 @@ from jax import lax, random
 from ml_collections import ConfigDict
 
 from parity_tests import bridge
-from reptile_jax.classes import Data
 from reptile_jax.devices import at_once, mesh_of, put
 from reptile_jax.episodes import Pool, TrainTask
 from reptile_jax.inner_loop import InnerLoop
-from reptile_jax.measure import task_keys
-from reptile_jax.programs import (
+from reptile_jax.reptile import MetaMetrics, MetaState, Spread, meta_update
+from reptile_jax.run.evaluate import task_keys
+from reptile_jax.run.pools import Data
+from reptile_jax.run.programs import (
     eval_program,
     initial_state,
     initial_states,
@@ -24,8 +25,7 @@ from reptile_jax.programs import (
     sample_meta_batch,
     train_program,
 )
-from reptile_jax.reptile import MetaMetrics, MetaState, Spread, meta_update
-from reptile_jax.train import curve_keys
+from reptile_jax.run.train import curve_keys
 from reptile_torch_ref import reptile
 
 EVAL_TASKS = 10  # in one dispatch

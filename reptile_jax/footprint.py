@@ -15,12 +15,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from reptile_jax import train
-from reptile_jax.classes import load_data
 from reptile_jax.config import seeds_of
 from reptile_jax.devices import keep_compiled, mesh_of, put
-from reptile_jax.metrics import MetricsWriter
-from reptile_jax.programs import initial_states, train_program
+from reptile_jax.run import train
+from reptile_jax.run.metrics import MetricsWriter
+from reptile_jax.run.pools import load_data
+from reptile_jax.run.programs import initial_states, train_program
 
 
 class Reporter(MetricsWriter):

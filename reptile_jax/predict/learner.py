@@ -10,8 +10,8 @@ from jax import random
 from reptile_jax.episodes import Examples, mini_batches
 from reptile_jax.evaluate import Predictions, classify
 from reptile_jax.inner_loop import ApplyFn, Params, inner_loop
-from reptile_jax.pretrained import load
-from reptile_jax.programs import inner_loop_of, network_of
+from reptile_jax.run.pretrained import load
+from reptile_jax.run.programs import inner_loop_of, network_of
 
 
 class Adapted:

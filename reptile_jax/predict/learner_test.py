@@ -16,16 +16,16 @@ import pytest
 from jax import random
 from PIL import Image
 
-from reptile_jax import pretrained, weights
-from reptile_jax.checkpoint import CheckpointError
 from reptile_jax.config import ConfigError
 from reptile_jax.data import load_split
 from reptile_jax.episodes import Examples, mini_batches
 from reptile_jax.inner_loop import inner_step
 from reptile_jax.predict.learner import Learner
-from reptile_jax.programs import inner_loop_of, network_of
+from reptile_jax.run import pretrained, weights_file
+from reptile_jax.run.checkpoint import CheckpointError
+from reptile_jax.run.programs import inner_loop_of, network_of
+from reptile_jax.run.train import train_and_evaluate
 from reptile_jax.testing.small_runs import MAIN, SMALL, run, same_bits, small
-from reptile_jax.train import train_and_evaluate
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_without_a_config_it_is_that_of_the_weights(workdir, file, tmp_path):
 
 @pytest.mark.parametrize("arguments", [[], ["nowhere", "a.safetensors"], ["nowhere", "a"]])
 def test_the_export_says_what_is_wrong_in_one_line(tmp_path, arguments):
-    command = [sys.executable, "-m", "reptile_jax.pretrained", *arguments]
+    command = [sys.executable, "-m", "reptile_jax.run.pretrained", *arguments]
     environment = os.environ | {"PYTHONPATH": str(MAIN.parent)}
     failed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert failed.returncode == 1 and failed.stderr.count("\n") == 1 and not [*tmp_path.iterdir()], failed.stderr
@@ -182,9 +182,9 @@ def test_what_does_not_fit_is_refused(file, tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(file.read_bytes()[:1000])
     config, states = pretrained.load(file)
     state = jax.tree.map(lambda x: x[0], states)
-    weights.save(tmp_path / "bare.safetensors", state)
+    weights_file.save(tmp_path / "bare.safetensors", state)
     del config.classes
-    weights.save(tmp_path / "old.safetensors", state, config)
+    weights_file.save(tmp_path / "old.safetensors", state, config)
     for name, fields, message in (
         ("good", {"classes": 4}, "classes=4 does not fit good.safetensors, trained with classes=3"),
         ("good", {"seed": 1}, "seed=1 splits the characters otherwise than seed=0 of good.safetensors"),

@@ -21,9 +21,9 @@ from ml_collections import ConfigDict
 
 from configs import saved
 from reptile_jax.files import replace_text
-from reptile_jax.metrics import read_rows, smoothed
-from reptile_jax.plots import accuracy_curves
-from reptile_jax.pretrained import export
+from reptile_jax.run.metrics import read_rows, smoothed
+from reptile_jax.run.plots import accuracy_curves
+from reptile_jax.run.pretrained import export
 
 README = Path(__file__).parent.parent / "README.md"
 RESULTS = Path(__file__).parent / "results"

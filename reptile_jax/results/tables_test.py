@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from configs import gradient_combinations
-from reptile_jax import pretrained
-from reptile_jax.metrics import read_rows
-from reptile_jax.pretrained import SHIPPED
 from reptile_jax.results import tables
+from reptile_jax.run import pretrained
+from reptile_jax.run.metrics import read_rows
+from reptile_jax.run.pretrained import SHIPPED
 from reptile_jax.testing.small_runs import SMALL, run
 
 ARCHIVES = os.environ.get("REPTILE_OMNIGLOT")

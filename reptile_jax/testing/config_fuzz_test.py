@@ -6,9 +6,9 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reptile_jax import train
 from reptile_jax.config import INNER_STATES, TASKS_AT_ONCE, ConfigError
 from reptile_jax.networks.layers import CONVOLUTIONS
+from reptile_jax.run import train
 from reptile_jax.testing.small_runs import SMALL, run, small
 
 few = st.integers(-1, 6)

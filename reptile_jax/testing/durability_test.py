@@ -15,8 +15,8 @@ import jax
 import numpy as np
 import pytest
 
-from reptile_jax import checkpoint
 from reptile_jax.files import lock
+from reptile_jax.run import checkpoint
 from reptile_jax.testing.small_runs import SMALL, command, rows_of, run, same_bits, small, state_of
 
 FIELDS = SMALL | {"meta_iters": 30, "checkpoint_interval": 10}

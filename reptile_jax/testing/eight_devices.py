@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from configs import omniglot_1shot_5way, omniglot_1shot_20way
-from reptile_jax.classes import load_data
 from reptile_jax.devices import mesh_of, put
-from reptile_jax.measure import measure, task_keys
-from reptile_jax.programs import eval_program, initial_states, train_program
+from reptile_jax.run.evaluate import measure, task_keys
+from reptile_jax.run.pools import load_data
+from reptile_jax.run.programs import eval_program, initial_states, train_program
 from reptile_jax.testing.small_runs import small
 
 MESHES = {1: (1, 1), 2: (1, 2), 4: (1, 4), 8: (1, 8)}  # by devices, for one seed

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from reptile_jax.classes import load_data
 from reptile_jax.devices import mesh_of, put
-from reptile_jax.measure import measure
-from reptile_jax.programs import eval_program, initial_states, train_program
+from reptile_jax.run.evaluate import measure
+from reptile_jax.run.pools import load_data
+from reptile_jax.run.programs import eval_program, initial_states, train_program
 from reptile_jax.testing import small_runs
 
 ARCHIVES = os.environ.get("REPTILE_OMNIGLOT")

@@ -8,11 +8,11 @@ import pytest
 from jax import monitoring
 
 from configs import omniglot_1shot_5way, omniglot_1shot_20way
-from reptile_jax import train
 from reptile_jax.devices import mesh_of
 from reptile_jax.episodes import Pool
-from reptile_jax.metrics import MetricsWriter
-from reptile_jax.programs import eval_program, initial_states, train_program
+from reptile_jax.run import train
+from reptile_jax.run.metrics import MetricsWriter
+from reptile_jax.run.programs import eval_program, initial_states, train_program
 from reptile_jax.testing.small_runs import small
 
 # A convolution in StableHLO whose channels or batch are split into groups, as for weights of every task's own.

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from configs import quickstart
-from reptile_jax import checkpoint, programs
 from reptile_jax.devices import mesh_of, put
+from reptile_jax.run import checkpoint, programs
 
 MAIN = Path(__file__).parents[2] / "main.py"
 SMALL = {

@@ -17,9 +17,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from reptile_jax import checkpoint
 from reptile_jax.devices import mesh_of, put
-from reptile_jax.programs import initial_states
+from reptile_jax.run import checkpoint
+from reptile_jax.run.programs import initial_states
 
 MAIN = Path(__file__).parent.parent / "main.py"
 FIELDS = {

@@ -14,19 +14,19 @@ from jax import random
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from reptile_jax import checkpoint, plots
-from reptile_jax.checkpoint import Checkpoints
-from reptile_jax.classes import Data, data_label, load_data
 from reptile_jax.config import ConfigError, differences, seeds_of, validate
 from reptile_jax.devices import agreed, is_main, mesh_of, put, same_everywhere, together
-from reptile_jax.diagnose import classes_of_bad_tasks
 from reptile_jax.files import LockedError, lock, replace_text
-from reptile_jax.interrupt import Interrupted, Stop, stop_on_signal
-from reptile_jax.measure import correct, evaluate, headline, task_keys
-from reptile_jax.metrics import MetricsWriter, progress_bar, read_rows
-from reptile_jax.pretrained import load_for, same_fields
-from reptile_jax.programs import CURVE_TASKS, eval_program, initial_states, stream, train_program
 from reptile_jax.reptile import MetaState
+from reptile_jax.run import checkpoint, plots
+from reptile_jax.run.checkpoint import Checkpoints
+from reptile_jax.run.evaluate import correct, evaluate, headline, task_keys
+from reptile_jax.run.interrupt import Interrupted, Stop, stop_on_signal
+from reptile_jax.run.metrics import MetricsWriter, progress_bar, read_rows
+from reptile_jax.run.not_finite import classes_of_bad_tasks
+from reptile_jax.run.pools import Data, data_label, load_data
+from reptile_jax.run.pretrained import load_for, same_fields
+from reptile_jax.run.programs import CURVE_TASKS, eval_program, initial_states, stream, train_program
 
 DISPATCH = 1.0  # seconds per dispatch, about; a signal waits for the end of one
 LOCK = ".lock"  # inside a workdir

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from reptile_jax.metrics import MetricsWriter, read_rows, smoothed
+from reptile_jax.run.metrics import MetricsWriter, read_rows, smoothed
 
 
 def test_rows_reach_both_files(tmp_path):

@@ -55,7 +55,7 @@ def metadata(path: str | Path) -> dict[str, str]:
     except (KeyError, ValueError):
         known = False
     if not known:
-        raise WeightsError(f"{path} does not say which run it comes from: write it by reptile_jax.pretrained")
+        raise WeightsError(f"{path} does not say which run it comes from: write it by reptile_jax.run.pretrained")
     return found
 
 

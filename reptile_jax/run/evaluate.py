@@ -11,17 +11,17 @@ from jax import random
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from reptile_jax import plots
-from reptile_jax.classes import Data, data_label
 from reptile_jax.config import eval_shots, seeds_of
 from reptile_jax.devices import SEEDS, TASKS, agreed, is_main
 from reptile_jax.episodes import EvalTask
 from reptile_jax.evaluate import Accuracy, Predictions, accuracy
 from reptile_jax.files import replace_text
-from reptile_jax.interrupt import Interrupted, Stop
-from reptile_jax.metrics import progress_bar
-from reptile_jax.programs import eval_program
 from reptile_jax.reptile import MetaState
+from reptile_jax.run import plots
+from reptile_jax.run.interrupt import Interrupted, Stop
+from reptile_jax.run.metrics import progress_bar
+from reptile_jax.run.pools import Data, data_label
+from reptile_jax.run.programs import eval_program
 
 # Of a device per dispatch, at most: a signal waits for the end of one.
 EVAL_TASKS = 25

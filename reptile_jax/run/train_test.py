@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reptile_jax import checkpoint, measure, programs, train
-from reptile_jax.checkpoint import CheckpointError
-from reptile_jax.classes import load_data
 from reptile_jax.config import ConfigError
 from reptile_jax.devices import mesh_of, put
+from reptile_jax.run import checkpoint, evaluate, programs, train
+from reptile_jax.run.checkpoint import CheckpointError
+from reptile_jax.run.pools import load_data
 from reptile_jax.testing.small_runs import rows_of, same_bits, small, state_of
 
 SEED = np.zeros(1, np.int32)  # the seeds of `small`
@@ -122,7 +122,7 @@ def test_evaluation_episodes_depend_on_the_evaluation_seed_alone():
         programs.eval_program(config, mesh, 1),
         programs.initial_states(config),
     )
-    sample = lambda config, state, name: measure._eval_tasks(  # noqa: E731
+    sample = lambda config, state, name: evaluate._eval_tasks(  # noqa: E731
         config, program, data, name, 1, state, mesh, 0
     )[0]
     tasks = sample(config, state, "test")

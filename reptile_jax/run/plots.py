@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from reptile_jax.episodes import EvalTask
-from reptile_jax.metrics import smoothed
+from reptile_jax.run.metrics import smoothed
 
 CURVE_WINDOW = 50  # points of a learning curve averaged into one; each point is a single task
 TRAIN_COLOUR, HELD_OUT_COLOUR, RIGHT, WRONG = "#9aa5b1", "#0b6e99", "#2a8c4a", "#c8352b"

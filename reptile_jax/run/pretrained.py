@@ -1,6 +1,6 @@
 """Trained weights: those of a workdir, of one of its checkpoints, of a weights file, or shipped with this package.
 
-    python -m reptile_jax.pretrained WORKDIR FILE
+    python -m reptile_jax.run.pretrained WORKDIR FILE
 
 writes the weights file of a run.
 """
@@ -17,12 +17,12 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from reptile_jax import checkpoint, weights
-from reptile_jax.checkpoint import CheckpointError
 from reptile_jax.config import ConfigError, field_names
 from reptile_jax.devices import mesh_of, put, together
-from reptile_jax.programs import initial_state, initial_states
 from reptile_jax.reptile import MetaState
+from reptile_jax.run import checkpoint, weights_file
+from reptile_jax.run.checkpoint import CheckpointError
+from reptile_jax.run.programs import initial_state, initial_states
 
 SHIPPED = {file.parent.name: file for file in Path(__file__).parent.glob("results/*/weights.safetensors")}
 
@@ -57,11 +57,11 @@ def load(named: str | Path, mesh: Mesh | None = None) -> Pretrained:
 def _find(named: str | Path) -> tuple[ConfigDict, Callable[[Mesh], MetaState]]:
     """Reads the config of trained weights; the states are what the second returns, once the config is known to fit."""
     if path := _file(named):
-        trained = weights.metadata(path)
+        trained = weights_file.metadata(path)
         config = ConfigDict(json.loads(trained["config"]))
 
         def of_file(mesh: Mesh) -> MetaState:
-            state = weights.load(path, initial_state(config, config.seed))
+            state = weights_file.load(path, initial_state(config, config.seed))
             state = state._replace(iteration=jnp.int32(int(trained["meta_iters"])))
             return put(mesh, jax.tree.map(lambda x: np.asarray(x)[None], state))
 
@@ -90,7 +90,7 @@ def config_text(named: str | Path) -> str:
         OSError: a workdir has none.
     """
     if file := _file(named):
-        return weights.metadata(file)["config"]
+        return weights_file.metadata(file)["config"]
     return (_workdir(_existing(named)) / "config.json").read_text()
 
 
@@ -165,18 +165,18 @@ def export(workdir: str | Path, file: str | Path) -> None:
         WeightsError: the file's name is not that of a weights file.
     """
     if Path(file).suffix != ".safetensors":
-        raise weights.WeightsError(f"{file} would not be known as a weights file: name it {file}.safetensors")
+        raise weights_file.WeightsError(f"{file} would not be known as a weights file: name it {file}.safetensors")
     states = load(workdir).states
     config = ConfigDict(json.loads(config_text(workdir)))  # as last evaluated; a checkpoint has that of its time
     if config.num_seeds > 1:
         raise ConfigError(f"num_seeds={config.num_seeds}: a weights file holds one seed's weights: train one alone")
-    weights.save(file, jax.tree.map(lambda x: x[0], states), config)
+    weights_file.save(file, jax.tree.map(lambda x: x[0], states), config)
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
-        sys.exit("usage: python -m reptile_jax.pretrained WORKDIR FILE")
+        sys.exit("usage: python -m reptile_jax.run.pretrained WORKDIR FILE")
     try:
         export(*sys.argv[1:])
-    except (CheckpointError, ConfigError, weights.WeightsError, OSError) as error:
+    except (CheckpointError, ConfigError, weights_file.WeightsError, OSError) as error:
         sys.exit(f"error: {error}")

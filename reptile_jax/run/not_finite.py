@@ -5,10 +5,10 @@ import numpy as np
 from jax import numpy as jnp
 from ml_collections import ConfigDict
 
-from reptile_jax.classes import Data
 from reptile_jax.config import seeds_of
-from reptile_jax.programs import inner_loop_of, sample_meta_batch
 from reptile_jax.reptile import MetaState, task_delta
+from reptile_jax.run.pools import Data
+from reptile_jax.run.programs import inner_loop_of, sample_meta_batch
 
 
 def classes_of_bad_tasks(config: ConfigDict, data: Data, states: MetaState, index: int) -> list[list[str]] | None:
