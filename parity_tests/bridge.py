@@ -15,8 +15,8 @@ from torch import Tensor
 
 from parity_tests import compiled
 from reptile_jax.data import load_split
-from reptile_jax.episodes import EvalTask, Examples, Pool, TrainTask
-from reptile_jax.reptile import MetaState
+from reptile_jax.meta.episodes import EvalTask, Examples, Pool, TrainTask
+from reptile_jax.meta.reptile import MetaState
 from reptile_jax.run import weights_file as jax_weights
 from reptile_jax.run.programs import initial_state
 from reptile_torch_ref import data as torch_data

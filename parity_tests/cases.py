@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from configs import default
 from parity_tests import bridge, compiled
-from reptile_jax.reptile import MetaState
+from reptile_jax.meta.reptile import MetaState
 from reptile_jax.run.programs import initial_state
 
 TRAINED_FOR = 30  # meta-iterations

@@ -16,13 +16,13 @@ from jax import random
 from ml_collections import ConfigDict
 
 from reptile_jax.devices import mesh_of
-from reptile_jax.episodes import EvalTask, Examples, Pool, TrainTask
-from reptile_jax.evaluate import Predictions, predict_queries
-from reptile_jax.inner_loop import InnerLoop, OptState, Params, images_of, inner_loop, inner_optimizer, inner_step
-from reptile_jax.inner_loop import summed_loss as loss_of
+from reptile_jax.meta.episodes import EvalTask, Examples, Pool, TrainTask
+from reptile_jax.meta.inner_loop import InnerLoop, OptState, Params, images_of, inner_loop, inner_optimizer, inner_step
+from reptile_jax.meta.inner_loop import summed_loss as loss_of
+from reptile_jax.meta.protocols import Predictions, predict_queries
+from reptile_jax.meta.reptile import MetaState, meta_update, task_delta
 from reptile_jax.networks.layers import batch_norm_relu, conv3x3_stride2
 from reptile_jax.networks.omniglot import OmniglotClassifier
-from reptile_jax.reptile import MetaState, meta_update, task_delta
 from reptile_jax.run.programs import eval_program, sample_meta_batch, train_program
 
 

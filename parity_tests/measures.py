@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from parity_tests import bridge, compiled
 from parity_tests.bridge import Setup, arrays, minus, relative
-from reptile_jax.episodes import Examples
-from reptile_jax.reptile import MetaState
+from reptile_jax.meta.episodes import Examples
+from reptile_jax.meta.reptile import MetaState
 from reptile_torch_ref import model, reptile
 
 TRAIN, HELD_OUT = bridge.POOLS["train"], bridge.POOLS["held_out"]

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from parity_tests import bridge, compiled
 from parity_tests.bridge import Arrays, Setup, arrays, minus, relative
 from parity_tests.measures import TRAIN, torch_meta_iteration
-from reptile_jax.episodes import Examples
+from reptile_jax.meta.episodes import Examples
 from reptile_torch_ref import reptile
 
 NOISE = 1e-4  # of a layer's root mean square gradient; ten times the rounding of its smallest gradients

@@ -14,9 +14,9 @@ import optax
 import pytest
 from jax import random
 
-from reptile_jax.episodes import Examples, TrainTask
-from reptile_jax.inner_loop import InnerLoop, inner_loop, inner_optimizer, summed_loss
-from reptile_jax.reptile import MetaState, meta_update, task_delta
+from reptile_jax.meta.episodes import Examples, TrainTask
+from reptile_jax.meta.inner_loop import InnerLoop, inner_loop, inner_optimizer, summed_loss
+from reptile_jax.meta.reptile import MetaState, meta_update, task_delta
 
 pytestmark = pytest.mark.usefixtures("x64")
 TASKS, BATCHES, BATCH, CLASSES, HIDDEN = 3, 3, 4, 3, 6

@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 
 from parity_tests import bridge
 from reptile_jax.devices import at_once, mesh_of, put
-from reptile_jax.episodes import Pool, TrainTask
-from reptile_jax.inner_loop import InnerLoop
-from reptile_jax.reptile import MetaMetrics, MetaState, Spread, meta_update
+from reptile_jax.meta.episodes import Pool, TrainTask
+from reptile_jax.meta.inner_loop import InnerLoop
+from reptile_jax.meta.reptile import MetaMetrics, MetaState, Spread, meta_update
 from reptile_jax.run.evaluate import task_keys
 from reptile_jax.run.pools import Data
 from reptile_jax.run.programs import (

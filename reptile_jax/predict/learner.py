@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import random
 
-from reptile_jax.episodes import Examples, mini_batches
-from reptile_jax.evaluate import Predictions, classify
-from reptile_jax.inner_loop import ApplyFn, Params, inner_loop
+from reptile_jax.meta.episodes import Examples, mini_batches
+from reptile_jax.meta.inner_loop import ApplyFn, Params, inner_loop
+from reptile_jax.meta.protocols import Predictions, classify
 from reptile_jax.run.pretrained import load
 from reptile_jax.run.programs import inner_loop_of, network_of
 

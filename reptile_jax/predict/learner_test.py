@@ -18,8 +18,8 @@ from PIL import Image
 
 from reptile_jax.config import ConfigError
 from reptile_jax.data import load_split
-from reptile_jax.episodes import Examples, mini_batches
-from reptile_jax.inner_loop import inner_step
+from reptile_jax.meta.episodes import Examples, mini_batches
+from reptile_jax.meta.inner_loop import inner_step
 from reptile_jax.predict.learner import Learner
 from reptile_jax.run import pretrained, weights_file
 from reptile_jax.run.checkpoint import CheckpointError

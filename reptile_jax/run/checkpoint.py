@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from reptile_jax.devices import ElsewhereError, is_main, together
 from reptile_jax.files import replace_text
-from reptile_jax.reptile import MetaState
+from reptile_jax.meta.reptile import MetaState
 
 FOLDER = "checkpoints"  # inside a workdir
 SET_ASIDE = "damaged_checkpoints"  # inside a workdir: where damaged ones are put

@@ -13,10 +13,10 @@ from ml_collections import ConfigDict
 
 from reptile_jax.config import eval_shots, seeds_of
 from reptile_jax.devices import SEEDS, TASKS, agreed, is_main
-from reptile_jax.episodes import EvalTask
-from reptile_jax.evaluate import Accuracy, Predictions, accuracy
 from reptile_jax.files import replace_text
-from reptile_jax.reptile import MetaState
+from reptile_jax.meta.episodes import EvalTask
+from reptile_jax.meta.protocols import Accuracy, Predictions, accuracy
+from reptile_jax.meta.reptile import MetaState
 from reptile_jax.run import plots
 from reptile_jax.run.interrupt import Interrupted, Stop
 from reptile_jax.run.metrics import progress_bar

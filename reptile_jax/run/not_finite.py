@@ -6,7 +6,7 @@ from jax import numpy as jnp
 from ml_collections import ConfigDict
 
 from reptile_jax.config import seeds_of
-from reptile_jax.reptile import MetaState, task_delta
+from reptile_jax.meta.reptile import MetaState, task_delta
 from reptile_jax.run.pools import Data
 from reptile_jax.run.programs import inner_loop_of, sample_meta_batch
 

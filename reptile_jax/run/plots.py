@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from reptile_jax.episodes import EvalTask
+from reptile_jax.meta.episodes import EvalTask
 from reptile_jax.run.metrics import smoothed
 
 CURVE_WINDOW = 50  # points of a learning curve averaged into one; each point is a single task

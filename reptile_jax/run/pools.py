@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from reptile_jax.config import seeds_of
 from reptile_jax.data import DATA_SETS, Characters, load_characters, split
 from reptile_jax.devices import SEEDS, put
-from reptile_jax.episodes import Pool
+from reptile_jax.meta.episodes import Pool
 
 
 class Data(NamedTuple):

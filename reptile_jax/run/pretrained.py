@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from reptile_jax.config import ConfigError, field_names
 from reptile_jax.devices import mesh_of, put, together
-from reptile_jax.reptile import MetaState
+from reptile_jax.meta.reptile import MetaState
 from reptile_jax.run import checkpoint, weights_file
 from reptile_jax.run.checkpoint import CheckpointError
 from reptile_jax.run.programs import initial_state, initial_states

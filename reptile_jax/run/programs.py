@@ -23,11 +23,11 @@ from ml_collections import ConfigDict
 
 from reptile_jax.config import seeds_of, train_shots
 from reptile_jax.devices import SEEDS, TASKS, at_once, each
-from reptile_jax.episodes import EvalTask, Pool, TrainTask, sample_eval_task, sample_train_task
-from reptile_jax.evaluate import Predictions, predict_queries
-from reptile_jax.inner_loop import InnerLoop, inner_optimizer
+from reptile_jax.meta.episodes import EvalTask, Pool, TrainTask, sample_eval_task, sample_train_task
+from reptile_jax.meta.inner_loop import InnerLoop, inner_optimizer
+from reptile_jax.meta.protocols import Predictions, predict_queries
+from reptile_jax.meta.reptile import MetaMetrics, MetaState, Spread, meta_step_size, meta_update
 from reptile_jax.networks.omniglot import OmniglotClassifier
-from reptile_jax.reptile import MetaMetrics, MetaState, Spread, meta_step_size, meta_update
 
 Array = jax.Array | np.ndarray
 

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from reptile_jax.config import ConfigError, differences, seeds_of, validate
 from reptile_jax.devices import agreed, is_main, mesh_of, put, same_everywhere, together
 from reptile_jax.files import LockedError, lock, replace_text
-from reptile_jax.reptile import MetaState
+from reptile_jax.meta.reptile import MetaState
 from reptile_jax.run import checkpoint, plots
 from reptile_jax.run.checkpoint import Checkpoints
 from reptile_jax.run.evaluate import correct, evaluate, headline, task_keys

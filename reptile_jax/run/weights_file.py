@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from reptile_jax.reptile import MetaState
+from reptile_jax.meta.reptile import MetaState
 
 
 class WeightsError(Exception):

@@ -11,7 +11,7 @@ import pytest
 
 from configs import omniglot_1shot_5way, omniglot_1shot_20way, omniglot_foml_5way
 from reptile_jax.devices import mesh_of
-from reptile_jax.episodes import Pool
+from reptile_jax.meta.episodes import Pool
 from reptile_jax.run.programs import eval_program, initial_states, sample_meta_batch, train_program
 
 RUNS = {

@@ -9,7 +9,7 @@ from jax import monitoring
 
 from configs import omniglot_1shot_5way, omniglot_1shot_20way
 from reptile_jax.devices import mesh_of
-from reptile_jax.episodes import Pool
+from reptile_jax.meta.episodes import Pool
 from reptile_jax.run import train
 from reptile_jax.run.metrics import MetricsWriter
 from reptile_jax.run.programs import eval_program, initial_states, train_program

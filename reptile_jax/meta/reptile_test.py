@@ -7,11 +7,11 @@ import optax
 import pytest
 from jax import random
 
-from reptile_jax.episodes import Pool, sample_eval_task, sample_train_task
-from reptile_jax.evaluate import accuracy, predict_queries
-from reptile_jax.inner_loop import InnerLoop, inner_loop, inner_optimizer, inner_step
+from reptile_jax.meta.episodes import Pool, sample_eval_task, sample_train_task
+from reptile_jax.meta.inner_loop import InnerLoop, inner_loop, inner_optimizer, inner_step
+from reptile_jax.meta.protocols import accuracy, predict_queries
+from reptile_jax.meta.reptile import MetaState, meta_step_size, meta_update
 from reptile_jax.networks.omniglot import OmniglotClassifier
-from reptile_jax.reptile import MetaState, meta_step_size, meta_update
 
 pytestmark = pytest.mark.usefixtures("x64")
 TASKS, STEPS, CLASSES = 3, 4, 3

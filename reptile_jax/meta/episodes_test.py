@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax import random
 
-from reptile_jax import episodes
-from reptile_jax.episodes import Examples, Pool, mini_batches, sample_distinct, sample_eval_task, sample_train_task
+from reptile_jax.meta import episodes
+from reptile_jax.meta.episodes import Examples, Pool, mini_batches, sample_distinct, sample_eval_task, sample_train_task
 
 POOL, DRAWINGS = Pool(300, 77), 20
 TRAIN = dict(drawings=DRAWINGS, classes=5, shots=10, inner_batch=10, inner_iters=7, replacement=False)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from reptile_jax.episodes import Examples
+from reptile_jax.meta.episodes import Examples
 
 Params = Any  # pytree of the network's weights
 OptState = Any  # pytree of the inner optimiser: Adam's second moment and step count

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from reptile_jax.episodes import EvalTask
-from reptile_jax.inner_loop import ApplyFn, InnerLoop, OptState, Params, images_of, inner_loop
+from reptile_jax.meta.episodes import EvalTask
+from reptile_jax.meta.inner_loop import ApplyFn, InnerLoop, OptState, Params, images_of, inner_loop
 
 
 class Predictions(NamedTuple):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from reptile_jax.episodes import TrainTask
-from reptile_jax.inner_loop import InnerLoop, OptState, Params, inner_loop, inner_step
+from reptile_jax.meta.episodes import TrainTask
+from reptile_jax.meta.inner_loop import InnerLoop, OptState, Params, inner_loop, inner_step
 
 
 class MetaState(NamedTuple):
