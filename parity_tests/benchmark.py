@@ -246,11 +246,11 @@ def training_process(config: ConfigDict) -> dict[str, Any]:
 
 
 def footprint(config: ConfigDict, cache: str, measurements: int) -> tuple[float, list[float]]:
-    """Runs `reptile_jax.footprint`: seconds to its first line, and what it prints."""
+    """Runs `parity_tests.footprint`: seconds to its first line, and what it prints."""
     arguments = [config.to_json(), str(measurements), str(MEMORY[1])]
     began = time.perf_counter()
     with subprocess.Popen(
-        [sys.executable, "-m", "reptile_jax.footprint", *arguments],
+        [sys.executable, "-m", "parity_tests.footprint", *arguments],
         env=os.environ | {"JAX_COMPILATION_CACHE_DIR": cache},
         cwd=Path(__file__).parent.parent,
         stdout=subprocess.PIPE,

@@ -16,7 +16,7 @@ from reptile_jax.files import lock
 from reptile_jax.testing import eight_devices
 from reptile_jax.testing.small_runs import SMALL, command, run, same_bits, small, state_of
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "testing"
 FIELDS = SMALL | {"meta_batch": 5, "meta_iters": 20, "checkpoint_interval": 5}
 
 
@@ -28,7 +28,7 @@ def devices(count):
 def test_on_eight_devices():
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-x", str(HERE / "eight_devices.py")],
-        env=devices(8), cwd=HERE.parent, capture_output=True, text=True,
+        env=devices(8), cwd=HERE.parents[1], capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert "skipped" not in done.stdout.splitlines()[-1]

@@ -1,7 +1,7 @@
 """The published runs: keeps them in results/, and writes the README's tables and plots from what is kept.
 
-    python -m reptile_jax.results.tables            # tables and plots anew
-    python -m reptile_jax.results.tables WORKDIR    # keeps the run of a workdir first, under its name
+    python -m reptile_jax.results            # tables and plots anew
+    python -m reptile_jax.results WORKDIR    # keeps the run of a workdir first, under its name
 
 A kept run is its config.json, its results.json and its metrics.jsonl, thinned to means over equal parts; those whose
 weights are shipped have a weights file and tasks.png, too.
@@ -12,7 +12,6 @@ import json
 import re
 import shlex
 import shutil
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +24,8 @@ from reptile_jax.run.metrics import read_rows, smoothed
 from reptile_jax.run.plots import accuracy_curves
 from reptile_jax.run.pretrained import export
 
-README = Path(__file__).parent.parent / "README.md"
-RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[2] / "README.md"
+RESULTS = Path(__file__).parent
 ROWS = 100  # of a kept run's metrics
 WINDOW = 10  # rows that a point of the plots is the mean of
 WITH_WEIGHTS = ("omniglot_5way", "omniglot_20way")  # runs whose weights and task pictures are kept, too
@@ -233,8 +232,9 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-if __name__ == "__main__":
-    for each in sys.argv[1:]:
+def main(workdirs: list[str]) -> None:
+    """Keeps the runs of the workdirs, then writes every table and plot."""
+    for each in workdirs:
         keep(Path(each))
     draw()
     replace_text(README, with_tables(README.read_text()))

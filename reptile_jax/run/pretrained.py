@@ -24,7 +24,7 @@ from reptile_jax.run import checkpoint, weights_file
 from reptile_jax.run.checkpoint import CheckpointError
 from reptile_jax.run.programs import initial_state, initial_states
 
-SHIPPED = {file.parent.name: file for file in Path(__file__).parent.glob("results/*/weights.safetensors")}
+SHIPPED = {file.parent.name: file for file in Path(__file__).parents[1].glob("results/*/weights.safetensors")}
 
 
 class Pretrained(NamedTuple):

@@ -1,4 +1,4 @@
-"""Kills real runs with SIGKILL, again and again, and compares where they end: python -m reptile_jax.testing.soak FOLDER.
+"""Kills real runs with SIGKILL and compares where they end: python -m reptile_jax.testing.soak FOLDER.
 
 FOLDER must not exist. REPTILE_OMNIGLOT=DIR, the folder of Omniglot's archives, adds kills in the preparation of the
 data.
@@ -21,7 +21,7 @@ from reptile_jax.devices import mesh_of, put
 from reptile_jax.run import checkpoint
 from reptile_jax.run.programs import initial_states
 
-MAIN = Path(__file__).parent.parent / "main.py"
+MAIN = Path(__file__).parents[2] / "main.py"
 FIELDS = {
     "classes": 3, "shots": 1, "train_shots": 3, "inner_batch": 4, "inner_iters": 2, "meta_batch": 2,
     "meta_iters": 12000, "eval_batch": 3, "eval_iters": 3, "eval_samples": 3000, "eval_interval": 50,

@@ -1,4 +1,4 @@
-"""What a training process takes, alone: python -m reptile_jax.footprint CONFIG_AS_JSON MEASUREMENTS STEP.
+"""What a training process takes, alone: python -m parity_tests.footprint CONFIG_AS_JSON MEASUREMENTS STEP.
 
 Prints its resident memory, in MB, as soon as the first meta-iteration is done; then, where there are MEASUREMENTS to
 make, trains and evaluates a run, and prints it after every STEP meta-iterations and, last, the most that it was.
