@@ -86,7 +86,7 @@ def test_two_processes_in_float64(tmp_path):
     script = HERE / "two_processes.py"
     commands = [[sys.executable, str(script), str(tmp_path / f"{n}.npz"), str(port), str(n), str(i)]
                 for n in (2, 1) for i in range(n)]  # fmt: skip
-    environment = {"PYTHONPATH": str(HERE.parent), "JAX_ENABLE_X64": "1"}
+    environment = {"PYTHONPATH": str(HERE.parents[1]), "JAX_ENABLE_X64": "1"}
     ended = []
     for group in (commands[:2], commands[2:]):
         count = 4 if len(group) == 2 else 1
