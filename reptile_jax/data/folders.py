@@ -1,0 +1,164 @@
+"""What lies in a folder of images: its sets, classes and files, and what is wrong with them. No image is opened here.
+
+A folder is CLASS/*, or train/ and test/ (and val/) of CLASS/* each; each of the three may be a zip file, train.zip.
+"""
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from reptile_jax.data.characters import DataError
+
+SETS = {"train": "train", "val": "validation", "test": "test"}  # name of the folder -> of the set
+LARGEST_MEMBER = 2**30  # bytes of one image in a zip file; a small zip file can hold a far larger member
+_OF_SYSTEMS = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "@eadir")
+
+
+class Part(NamedTuple):
+    """One set of classes.
+
+    Attributes:
+        place: the folder or zip file.
+        classes: class -> its images, as paths inside `place`; both sorted by name.
+        state: what changes when the files change.
+    """
+
+    place: Path
+    classes: dict[str, tuple[str, ...]]
+    state: list[Any]
+
+
+class Listing(NamedTuple):
+    """What a folder of images holds.
+
+    Attributes:
+        parts: "train", "validation" (where there is one) and "test"; or "" alone, whose classes are split by seed.
+        state: SHA-256 of the names, sizes and times of all files.
+    """
+
+    parts: dict[str, Part]
+    state: str
+
+
+def listing(directory: Path) -> Listing:
+    """Lists a folder of images.
+
+    Raises:
+        DataError: there is no such folder, something in it cannot be read or has no place there, a set has no
+            classes, a class has no images or is in two sets, or a zip file is damaged or climbs out of itself.
+    """
+    if not directory.is_dir():
+        raise DataError(f"data.dir={str(directory)!r} is no folder: give the folder that holds the classes' folders")
+    parts = {name: _part(place) for name, place in _places(directory).items()}
+    seen: dict[str, Path] = {}
+    for part in parts.values():
+        for name, files in part.classes.items():
+            if not files:
+                raise DataError(f"the class {part.place / name} has no images: put some there, or remove it")
+            if name in seen:
+                raise DataError(f"the class {name!r} is in {seen[name]} and in {part.place}: leave it in one of them")
+            seen[name] = part.place
+    state = json.dumps([(name, part.place.name, part.state) for name, part in parts.items()])
+    return Listing(parts, hashlib.sha256(state.encode()).hexdigest())
+
+
+def _places(directory: Path) -> dict[str, Path]:
+    """Returns the folder or zip file of each set, or the whole folder as the set ""."""
+    found = {}
+    for folder, name in SETS.items():
+        both = [place for place in (directory / folder, directory / f"{folder}.zip") if place.exists()]
+        if len(both) > 1:
+            raise DataError(f"{directory} has both {folder}/ and {folder}.zip: leave one of them there")
+        if both:
+            found[name] = both[0]
+    # A class may be called "train", too: its folder holds images, not folders.
+    split = {"train", "test"} <= set(found) or any(not place.is_dir() or _folders(place) for place in found.values())
+    if not split:
+        return {"": directory}
+    for name in ("train", "test"):
+        if name not in found:
+            there = ", ".join(place.name for place in found.values())
+            raise DataError(f"{directory} has {there} but neither {name}/ nor {name}.zip: add it")
+    return found
+
+
+def _part(place: Path) -> Part:
+    """Lists one set of classes."""
+    part = _in_folder(place) if place.is_dir() else _in_zip(place)
+    if not part.classes:
+        raise DataError(f"{place} holds no classes: give each class a folder of its own there, with its images in it")
+    return part
+
+
+def _in_folder(place: Path) -> Part:
+    classes, state = {}, []
+    for folder in _folders(place):
+        files = []
+        for entry in _entries(place / folder):
+            path = place / folder / entry.name
+            if entry.is_dir():
+                if path.resolve() in path.parent.resolve().parents or path.resolve() == path.parent.resolve():
+                    raise DataError(f"{path} is a link in a circle: remove it")
+                raise DataError(f"{path} is a folder inside a class: a class holds images alone")
+            if not entry.is_file():
+                raise DataError(f"{path} is no file: remove it")
+            status = entry.stat()
+            files.append(entry.name)
+            state.append((folder, entry.name, status.st_size, status.st_mtime_ns))
+        classes[folder] = tuple(f"{folder}/{name}" for name in files)
+    return Part(place, classes, state)
+
+
+def _folders(place: Path) -> list[str]:
+    """Returns the names of the folders in a folder; files beside them are passed over."""
+    return [entry.name for entry in _entries(place) if entry.is_dir()]
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Returns what is in a folder, sorted by name, hidden files passed over and every link followed once."""
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted((entry for entry in entries if not _passed_over([entry.name])), key=lambda entry: entry.name)
+        for entry in found:
+            entry.stat()  # a link to nowhere, or in a circle, has none
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read ({error.strerror}): repair or remove it") from error
+    return found
+
+
+def _in_zip(place: Path) -> Part:
+    try:
+        with zipfile.ZipFile(place) as archive:
+            members = {info.filename: info for info in archive.infolist()}
+        status = place.stat()
+    except Exception as error:  # zipfile raises anything for a damaged file
+        raise DataError(f"{place} cannot be read as a zip file ({error}): bring a whole one") from error
+    for name in members:
+        if name.startswith("/") or "\\" in name or ":" in name.split("/")[0] or ".." in name.split("/"):
+            raise DataError(f"{place}: {name!r} climbs out of the zip file: bring one without such a member")
+    paths = {name: name.rstrip("/").split("/") for name in members}
+    paths = {name: path for name, path in paths.items() if not _passed_over(path)}
+    if all(path[0] == place.stem for path in paths.values()):  # the folder itself was packed
+        paths = {name: path[1:] for name, path in paths.items()}
+    classes: dict[str, list[str]] = {}
+    for name, path in sorted(paths.items(), key=lambda item: item[1]):
+        is_file = not members[name].is_dir()
+        if len(path) > 2 or (len(path) == 2 and not is_file):
+            raise DataError(f"{place}: {name!r} is inside a class's folder: a class holds images alone")
+        if members[name].file_size > LARGEST_MEMBER:
+            raise DataError(f"{place}: {name!r} has {members[name].file_size} bytes: give at most {LARGEST_MEMBER}")
+        if len(path) == 2:
+            classes.setdefault(path[0], []).append(name)
+        elif path and not is_file:
+            classes.setdefault(path[0], [])
+    state = [status.st_size, status.st_mtime_ns, [(name, info.CRC) for name, info in members.items()]]
+    return Part(place, {name: tuple(files) for name, files in classes.items()}, state)
+
+
+def _passed_over(path: Iterable[str]) -> bool:
+    """Whether a path leads to a hidden file, or to what an operating system has put there."""
+    return any(name.startswith(".") or name.lower() in _OF_SYSTEMS for name in path)

@@ -1,0 +1,241 @@
+"""Images as a network sees them: how one is prepared, and the prepared copy of a whole folder of them.
+
+The copy is one array in a file, which is memory-mapped, and a JSON beside it, made once for what the folder holds.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+import warnings
+import zipfile
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from reptile_jax.data.characters import DataError
+from reptile_jax.data.folders import Listing, Part, listing
+from reptile_jax.files import lock, replace_text
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+FILTER = Image.Resampling.BICUBIC  # Pillow's own default, with antialiasing
+VERSION = 1  # of how images are prepared; another number prepares every folder anew
+_CHUNK = 64  # images that a thread prepares at a time
+
+
+class Prepared(NamedTuple):
+    """The prepared copy of a folder of images.
+
+    Attributes:
+        path: of the copy.
+        sets: "train", "validation" (where there is one), "test", or "" alone -> class -> number of its images. Rows
+            come in this order.
+        fingerprint: SHA-256 of sets, class names and pixels, wherever and in whatever format the images lie.
+    """
+
+    path: Path
+    sets: dict[str, dict[str, int]]
+    fingerprint: str
+
+
+def prepare(image: Image.Image, size: int, channels: int) -> np.ndarray:
+    """Prepares one image: upright as its EXIF says, on white, grey or RGB, squashed to a square (bicubic).
+
+    Args:
+        image: of any mode of Pillow's; of several frames the current one, at first the first.
+        size: height and width of the result in pixels; an image of that size keeps its pixels.
+        channels: 1 (grey) or 3 (RGB).
+
+    Returns:
+        uint8 [size, size, channels].
+    """
+    image = _eight_bits(ImageOps.exif_transpose(image))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("L" if channels == 1 else "RGB")
+    return np.asarray(image.resize((size, size), FILTER)).reshape(size, size, channels)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Takes the higher 8 of a grey image's 16 bits, as Pillow does itself with colours; others stay."""
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image)
+    grey = Image.fromarray((values >> 8).astype(np.uint8))
+    if "transparency" in image.info:
+        grey.putalpha(Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)))
+    return grey
+
+
+def read_image(file: Path | IO[bytes], name: str, size: int, channels: int) -> np.ndarray:
+    """Reads and prepares one image file.
+
+    Args:
+        file: to read.
+        name: of the file, for the message.
+        size: as in `prepare`.
+        channels: as in `prepare`.
+
+    Returns:
+        uint8 [size, size, channels].
+
+    Raises:
+        DataError: the file cannot be read, or is no whole image of one of the formats.
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            return prepare(image, size, channels)
+    except Image.UnidentifiedImageError as error:
+        raise DataError(f"{name} is no PNG, JPEG, WebP, BMP or GIF image: replace or remove it") from error
+    except Exception as error:  # Pillow raises anything for a damaged file
+        reason = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
+        raise DataError(f"the image {name} cannot be read ({reason}): replace or remove it") from error
+
+
+def prepared(directory: str, size: int, channels: int) -> Prepared:
+    """Returns the prepared copy of a folder of images; makes it where there is none of what the folder holds now.
+
+    Copies lie in $XDG_CACHE_HOME/reptile_jax/images, or ~/.cache/reptile_jax/images.
+
+    Args:
+        directory: as `folders.listing` describes.
+        size: height and width of the prepared images in pixels.
+        channels: 1 (grey) or 3 (RGB).
+
+    Raises:
+        DataError: what `folders.listing` and `read_image` raise; the copy cannot be written or is damaged; or the
+            folder changes meanwhile.
+    """
+    folder = Path(directory).expanduser()
+    found = listing(folder)
+    try:
+        home = _home(folder, size, channels)
+        copy = home / found.state[:16]
+        if not copy.exists():
+            _make(copy, folder, found, size, channels)
+    except (OSError, RuntimeError) as error:  # the latter: there is no home
+        raise DataError(
+            f"a prepared copy of {folder} cannot be written ({getattr(error, 'strerror', None) or error}): make room "
+            "and write access in ~/.cache, or name another folder with XDG_CACHE_HOME"
+        ) from error
+    try:
+        about = json.loads((copy / "about.json").read_text())
+        return Prepared(copy, about["sets"], about["fingerprint"])
+    except (OSError, ValueError, KeyError) as error:
+        raise _damaged(copy) from error
+
+
+def pixels(copy: Prepared) -> np.ndarray:
+    """Returns a memory map of all images of a prepared copy, uint8 [images, size, size, channels].
+
+    Raises:
+        DataError: the copy is damaged.
+    """
+    try:
+        mapped = np.load(copy.path / "pixels.npy", mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise _damaged(copy.path) from error
+    if len(mapped) != sum(sum(classes.values()) for classes in copy.sets.values()):
+        raise _damaged(copy.path)
+    return mapped
+
+
+def _damaged(copy: Path) -> DataError:
+    return DataError(f"the prepared copy {copy} is damaged: delete it and start again")
+
+
+def _home(folder: Path, size: int, channels: int) -> Path:
+    """Returns where the copies of a folder lie."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    place = hashlib.sha256(json.dumps([str(folder.resolve()), VERSION]).encode()).hexdigest()[:12]
+    return cache / "reptile_jax" / "images" / f"{folder.resolve().name}-{size}x{size}x{channels}-{place}"
+
+
+def _make(copy: Path, folder: Path, found: Listing, size: int, channels: int) -> None:
+    """Makes a copy beside its place and renames it, one run at a time; older copies of the folder make room."""
+
+    def waiting(holder: str) -> None:
+        print(f"Another run is preparing {folder} ({holder}): waiting for it", file=sys.stderr)
+
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with lock(copy.parent / "lock", waiting):
+        if copy.exists():
+            return
+        unfinished = copy.parent / "unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+        unfinished.mkdir()
+        try:
+            about = _write(unfinished / "pixels.npy", found.parts, size, channels)
+            replace_text(unfinished / "about.json", json.dumps(about))
+            if listing(folder).state != found.state:
+                raise DataError(f"{folder} changed while it was being prepared: start again when it stays as it is")
+            for older in copy.parent.glob("*/about.json"):
+                if older.parent != unfinished:
+                    shutil.rmtree(older.parent, ignore_errors=True)
+            unfinished.rename(copy)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write(path: Path, parts: dict[str, Part], size: int, channels: int) -> dict[str, Any]:
+    """Writes the array of all images, and returns what to say about it."""
+    sets = {name: {label: len(files) for label, files in part.classes.items()} for name, part in parts.items()}
+    files = [(part, file) for part in parts.values() for files in part.classes.values() for file in files]
+    shape = (len(files), size, size, channels)
+    # Lists: the order counts.
+    known = [(name, list(classes.items())) for name, classes in sets.items()]
+    content = hashlib.sha256(json.dumps([known, shape]).encode())
+    with path.open("wb") as output, contextlib.ExitStack() as stack:
+        np.lib.format.write_array_header_1_0(output, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        bar = stack.enter_context(_bar(len(files)))
+        for images in stack.enter_context(contextlib.closing(_in_order(files, size, channels))):
+            output.write(images.data)
+            content.update(images.data)
+            bar.update(len(images))
+        output.flush()
+        os.fsync(output.fileno())
+    return {"sets": sets, "fingerprint": content.hexdigest()}
+
+
+def _in_order(files: list[tuple[Part, str]], size: int, channels: int) -> Generator[np.ndarray, None, None]:
+    """Prepares images in threads, which Pillow lets work at once, and yields them in order, some at a time."""
+    with contextlib.ExitStack() as stack:
+        archives = {}
+        for part, _ in files:
+            if part.place not in archives and not part.place.is_dir():
+                archives[part.place] = stack.enter_context(zipfile.ZipFile(part.place))
+
+        def read(part: Part, file: str) -> np.ndarray:
+            name = f"{part.place}/{file}"
+            if part.place not in archives:
+                return read_image(part.place / file, name, size, channels)
+            try:
+                content = io.BytesIO(archives[part.place].read(file))
+            except Exception as error:  # zipfile raises anything for a damaged file
+                raise DataError(f"{name} cannot be read ({error}): bring a whole zip file") from error
+            return read_image(content, name, size, channels)
+
+        def chunk(start: int) -> np.ndarray:
+            return np.stack([read(part, file) for part, file in files[start : start + _CHUNK]])
+
+        stack.enter_context(warnings.catch_warnings(action="ignore"))  # large images, and EXIF that is no EXIF
+        executor = ThreadPoolExecutor(os.cpu_count())
+        stack.callback(executor.shutdown, cancel_futures=True)
+        chunks = deque(executor.submit(chunk, start) for start in range(0, len(files), _CHUNK))
+        while chunks:
+            yield chunks.popleft().result()
+
+
+def _bar(total: int) -> tqdm:
+    interval = 0.2 if sys.stderr.isatty() else 30  # seconds
+    return tqdm(total=total, desc="Preparing images", unit=" images", dynamic_ncols=True, mininterval=interval)
