@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from parity_tests import measures, trajectory
 from parity_tests.bridge import Setup
+from parity_tests.released import sides
 
 
 class Rung(NamedTuple):
@@ -15,7 +16,7 @@ class Rung(NamedTuple):
         precision: "float64" or "float32".
         tolerance: the largest difference that passes.
         reason: why that much, and not less.
-        measure: the difference, in the setup of that precision.
+        measure: the difference, in the setup of that precision; the released code's cases bring their own.
     """
 
     name: str
@@ -38,6 +39,8 @@ RUNGS = [
     Rung("meta-delta", "float64", 1e-9, SUMMATION, measures.meta_delta),
     Rung("20 meta-iterations", "float64", 1e-7, "every step enlarges what was before", measures.meta_iterations),
     Rung("predictions", "float64", 0, "labels are whole numbers", measures.predictions),
+    Rung("released code, JAX", "float64", 1e-10, SUMMATION, lambda _: sides.worst(sides.by_jax)),
+    Rung("released code, torch", "float64", 1e-10, SUMMATION, lambda _: sides.worst(sides.by_torch)),
     Rung("each layer", "float32", 2e-6, SUMMATION, measures.layers),
     Rung("logits", "float32", 5e-6, SUMMATION, measures.logits),
     Rung("loss", "float32", 2e-6, SUMMATION, measures.loss),

@@ -1,0 +1,1 @@
+"""What the released code computes, and this project beside it."""

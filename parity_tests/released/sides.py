@@ -1,0 +1,119 @@
+"""Both sides of this project on the recorded inputs, in float64: their own functions, with TensorFlow's Adam.
+
+TensorFlow adds epsilon to the root of the uncorrected second moment, Optax and PyTorch to the corrected one:
+
+    theta <- theta - lr * sqrt(1 - beta2^t) * g / (sqrt(v) + epsilon)     instead of
+    theta <- theta - lr * g / (sqrt(v / (1 - beta2^t)) + epsilon)
+
+Here each side takes TensorFlow's form, by means of its own; nothing else is changed.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+from flax.traverse_util import unflatten_dict
+
+from parity_tests import bridge, compiled
+from parity_tests.released.record import BETA2, EPSILON, Case, Results, difference, inputs, load, recorded
+from reptile_jax.meta.episodes import Examples, TrainTask
+from reptile_jax.meta.inner_loop import inner_optimizer
+from reptile_jax.meta.reptile import MetaState, meta_update
+from reptile_torch_ref import reptile
+from reptile_torch_ref import weights as torch_weights
+
+
+def tensorflow_adam(learning_rate: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
+    """Adam without a first moment, with TensorFlow's place for epsilon."""
+    return optax.chain(
+        optax.scale_by_rms(decay=beta2, eps=epsilon, eps_in_sqrt=False),
+        optax.scale_by_schedule(lambda done: -learning_rate * jnp.sqrt(1 - beta2 ** (done + 1))),
+    )
+
+
+def by_jax(case: Case, inner_state: str) -> Results:
+    """Computes a case by `reptile_jax`; call it in float64."""
+    given, sgd = inputs(case), case["optimiser"] == "sgd"
+    rate, ways = case["learning_rate"], case["ways"]
+    optimizer = inner_optimizer(rate, True) if sgd else tensorflow_adam(rate, BETA2, EPSILON)
+    data = jnp.asarray(given.images.reshape(-1, 1, 28, 28), jnp.uint8)
+    loop = compiled.Spec(ways, sgd, rate, bool(case["foml"]), inner_state).loop(case["weight_decay"], data)
+    loop = loop._replace(optimizer=optimizer)
+    rows = np.arange(given.labels.size, dtype=np.int32).reshape(given.labels.shape)
+    labels = given.labels.astype(np.int32)
+
+    @jax.jit
+    def update(state: MetaState, tasks: TrainTask) -> MetaState:
+        return meta_update(loop, state, tasks, case["meta_step"], foml=bool(case["foml"]), inner_state=inner_state)[0]
+
+    @jax.jit
+    def logits(params: dict, support: jax.Array, queries: jax.Array) -> dict[str, jax.Array]:
+        inductive = jax.lax.map(lambda query: loop.apply(params, jnp.concatenate([support, query[None]]))[-1], queries)
+        return {"transductive": loop.apply(params, queries), "inductive": inductive}
+
+    params = {"params": unflatten_dict({name: jnp.asarray(w) for name, w in given.weights.items()}, sep="/")}
+    sets = (jnp.asarray(x, jnp.float64) for x in (given.support, given.queries))
+    before = {name: np.asarray(x) for name, x in logits(params, *sets).items()}
+    state, updates = MetaState(params, optimizer.init(params), jnp.zeros((), jnp.int32)), []
+    for i in range(case["meta_iterations"]):
+        after = update(state, TrainTask(Examples(rows[i], labels[i]), None))
+        updates.append(bridge.minus(bridge.arrays(after.params), bridge.arrays(state.params)))
+        state = after
+    return Results(before, updates, {} if sgd else bridge.arrays(compiled.second_moment(state)))
+
+
+@contextmanager
+def tensorflow_adam_in_torch() -> Iterator[None]:
+    """Gives the reference's Adam TensorFlow's form: an epsilon of epsilon / sqrt(1 - beta2^t) beside its root."""
+    honest = reptile.BETA2, reptile.EPSILON, reptile.inner_step
+
+    def inner_step(state: reptile.State, *rest: Any) -> reptile.State:
+        reptile.EPSILON = EPSILON / math.sqrt(1 - BETA2 ** (state.step_count + 1))
+        return honest[2](state, *rest)
+
+    reptile.BETA2, reptile.inner_step = BETA2, inner_step
+    try:
+        yield
+    finally:
+        reptile.BETA2, reptile.EPSILON, reptile.inner_step = honest
+
+
+def by_torch(case: Case, inner_state: str) -> Results:
+    """Computes a case by `reptile_torch_ref`."""
+    given, sgd = inputs(case), case["optimiser"] == "sgd"
+    inner = reptile.Inner(case["learning_rate"], sgd, case["weight_decay"], inner_state)
+    params = {name: torch.from_numpy(w).permute(torch_weights.FROM_FILE[w.ndim]) for name, w in given.weights.items()}
+    state = reptile.State(params, {} if sgd else {n: torch.zeros_like(w) for n, w in params.items()}, 0)
+    images, labels, support, queries = map(torch.from_numpy, given[1:])
+    logits = reptile.evaluate_task(state, [], support, queries, inner)
+    before, updates = dict(zip(("transductive", "inductive"), map(np.asarray, logits), strict=True)), []
+    with tensorflow_adam_in_torch():
+        for i in range(case["meta_iterations"]):
+            tasks = [list(zip(*task, strict=True)) for task in zip(images[i], labels[i], strict=True)]
+            after = reptile.meta_iteration(state, tasks, case["meta_step"], inner, bool(case["foml"]))
+            updates.append(bridge.minus(bridge.arrays(after.params), bridge.arrays(state.params)))
+            state = after
+    return Results(before, updates, bridge.arrays(state.second_moment))
+
+
+def agreement(side: Callable[[Case, str], Results], name: str) -> float:
+    """Returns how far a side is from what is recorded of a case; call it in float64.
+
+    With Adam the tasks run in the released order. SGD has no state to pass on, so there they run as by default.
+    """
+    case = load()[name]["case"]
+    results = side(case, "sequential" if case["optimiser"] == "adam" else "averaged")
+    return difference(recorded(case, results), load()[name])
+
+
+@cache
+def worst(side: Callable[[Case, str], Results]) -> float:
+    """Returns how far a side is from the record in the worst case."""
+    return max(agreement(side, name) for name in load())

@@ -1,0 +1,169 @@
+"""Both sides against what the released code computes, and mistakes in either that this must see."""
+
+import copy
+from collections.abc import Callable
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+import torch.nn.functional as F
+
+from parity_tests.ladder import TOLERANCE
+from parity_tests.measures import precision
+from parity_tests.released import record, sides
+from reptile_jax.meta import inner_loop as jax_inner_loop
+from reptile_jax.meta import reptile as jax_reptile
+from reptile_jax.networks import layers
+from reptile_torch_ref import model, reptile
+
+RECORDED = record.load()
+SIDES = {"JAX": sides.by_jax, "torch": sides.by_torch}
+Patch = pytest.MonkeyPatch
+
+
+class Control(NamedTuple):
+    """A mistake made on both sides, and the case that must see it."""
+
+    make: Callable[[Patch], None]
+    case: str
+
+
+def mean_for_summed_loss(patch: Patch) -> None:
+    honest = jax_inner_loop.summed_loss
+    patch.setattr(jax_inner_loop, "summed_loss", lambda *args: honest(*args) / args[-1].size)
+    mean = SimpleNamespace(cross_entropy=lambda logits, labels, reduction: F.cross_entropy(logits, labels))
+    patch.setattr(reptile, "F", mean)
+
+
+def decay_after_the_step(patch: Patch) -> None:
+    ours, theirs = jax_inner_loop.inner_step, reptile.inner_step
+
+    def jax_step(loop, *args):
+        params, opt_state, loss = ours(loop._replace(weight_decay=1.0), *args)
+        return jax.tree.map(lambda p: p * loop.weight_decay, params), opt_state, loss
+
+    def torch_step(state, images, labels, inner):
+        after = theirs(state, images, labels, inner._replace(weight_decay=1.0))
+        return after._replace(params={n: w * inner.weight_decay for n, w in after.params.items()})
+
+    patch.setattr(jax_inner_loop, "inner_step", jax_step)
+    patch.setattr(reptile, "inner_step", torch_step)
+
+
+def the_other_algorithm(patch: Patch) -> None:
+    """Reptile for first-order MAML, and the other way round."""
+    ours, theirs = jax_reptile.task_delta, reptile.meta_delta
+    patch.setattr(jax_reptile, "task_delta", lambda *args: ours(*args[:-1], not args[-1]))
+    patch.setattr(reptile, "meta_delta", lambda *args: theirs(*args[:-1], not args[-1]))
+
+
+def epsilon_on_the_corrected_root(patch: Patch) -> None:
+    """Optax's and PyTorch's place for it: this project's own form."""
+
+    def adam(learning_rate, beta2, epsilon):
+        rms = optax.scale_by_rms(decay=beta2, eps=epsilon, eps_in_sqrt=False, bias_correction=True)
+        return optax.chain(rms, optax.scale_by_learning_rate(learning_rate))
+
+    patch.setattr(sides, "tensorflow_adam", adam)
+    patch.setattr(sides, "tensorflow_adam_in_torch", nullcontext)
+    patch.setattr(reptile, "BETA2", record.BETA2)
+    patch.setattr(reptile, "EPSILON", record.EPSILON)
+
+
+def second_moment_reset(patch: Patch) -> None:
+    """At every task; the step count goes on."""
+    ours = jax_reptile.task_delta
+
+    def task_delta(loop, params, opt_state, *args):
+        zeros = jax.tree.map(lambda x: jnp.zeros_like(x) if x.dtype == jnp.float64 else x, opt_state)
+        return ours(loop, params, zeros, *args)
+
+    def task_start(state, inner):
+        return state._replace(second_moment={n: torch.zeros_like(v) for n, v in state.second_moment.items()})
+
+    patch.setattr(jax_reptile, "task_delta", task_delta)
+    patch.setattr(reptile, "task_start", task_start)
+
+
+def another_norm_epsilon(patch: Patch) -> None:
+    patch.setattr(layers, "NORM_EPSILON", 1e-5)
+    patch.setattr(model, "NORM_EPSILON", 1e-5)
+
+
+def two_batches_swapped(patch: Patch) -> None:
+    honest = record.inputs
+
+    def inputs(case):
+        given = honest(case)
+        return given._replace(images=given.images[:, :, ::-1].copy(), labels=given.labels[:, :, ::-1].copy())
+
+    patch.setattr(sides, "inputs", inputs)
+
+
+CONTROLS = [
+    Control(mean_for_summed_loss, "reptile_sgd"),
+    Control(the_other_algorithm, "reptile_sgd"),
+    Control(decay_after_the_step, "reptile_sgd_decay"),
+    Control(the_other_algorithm, "foml_sgd"),
+    Control(epsilon_on_the_corrected_root, "reptile_adam_sequential"),
+    Control(second_moment_reset, "reptile_adam_sequential"),
+    Control(another_norm_epsilon, "reptile_sgd_20way"),
+    Control(two_batches_swapped, "reptile_sgd_20way"),
+]
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_case_is_computed_as_released(name, side):
+    with precision("float64"):
+        assert sides.agreement(SIDES[side], name) <= TOLERANCE[f"released code, {side}", "float64"]
+
+
+def test_every_case_has_a_control():
+    assert {control.case for control in CONTROLS} == set(RECORDED)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("control", CONTROLS, ids=lambda control: f"{control.make.__name__}, {control.case}")
+def test_a_mistake_is_seen(control, side, monkeypatch):
+    control.make(monkeypatch)
+    with precision("float64"):
+        difference = sides.agreement(SIDES[side], control.case)
+    assert np.isfinite(difference)
+    assert difference >= 10 * TOLERANCE[f"released code, {side}", "float64"]
+
+
+def numbers(entry, path=()):
+    """The paths to all numbers of a record, but for the case and the places of the entries."""
+    if isinstance(entry, (dict, list)):
+        items = entry.items() if isinstance(entry, dict) else enumerate(entry)
+        return [found for key, x in items if key not in ("case", "at") for found in numbers(x, (*path, key))]
+    return [path]
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_every_number_of_the_record_counts(name):
+    paths = numbers(RECORDED[name])
+    assert record.difference(RECORDED[name], RECORDED[name]) == 0 and len(paths) > 150
+    for *path, last in paths:
+        changed = entry = copy.deepcopy(RECORDED[name])
+        for key in path:
+            entry = entry[key]
+        largest = max(map(abs, entry)) if isinstance(entry, list) else abs(entry[last])
+        entry[last] += 1e-8 * largest
+        assert record.difference(changed, RECORDED[name]) > TOLERANCE["released code, JAX", "float64"]
+
+
+def test_what_is_missing_counts():
+    changed = copy.deepcopy(RECORDED["reptile_adam_sequential"])
+    del changed["second_moment"]
+    assert record.difference(changed, RECORDED["reptile_adam_sequential"]) == float("inf")
+    changed = copy.deepcopy(RECORDED["reptile_sgd"])
+    del changed["updates"][-1]
+    assert record.difference(changed, RECORDED["reptile_sgd"]) == float("inf")
