@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import saved
+from configs import default
 from reptile_jax.files import replace_text
+from reptile_jax.run import saved_config
 from reptile_jax.run.metrics import read_rows, smoothed
 from reptile_jax.run.plots import accuracy_curves
 from reptile_jax.run.pretrained import export
@@ -102,7 +103,7 @@ def keep(workdir: Path) -> None:
     """
     folder = RESULTS / workdir.name
     measured = json.loads((workdir / "results.json").read_text())["test"]["inductive"]
-    samples = saved.get_config(str(workdir)).eval_samples
+    samples = saved_config.read(workdir, default.get_config()).eval_samples
     for result in measured.values():
         for of_seed in result.get("seeds", {"": result}).values():
             if of_seed["tasks"] != samples:
@@ -120,7 +121,7 @@ def keep(workdir: Path) -> None:
 def kept(name: str) -> Run:
     """Reads a kept run."""
     folder = RESULTS / name
-    config = saved.get_config(str(folder))
+    config = saved_config.read(folder, default.get_config())
     return Run(config, json.loads((folder / "results.json").read_text()), read_rows(folder / "metrics.jsonl"))
 
 

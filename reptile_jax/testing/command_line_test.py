@@ -2,7 +2,8 @@
 
 import pytest
 
-from reptile_jax.testing.small_runs import run
+from reptile_jax.results import tables
+from reptile_jax.testing.small_runs import MAIN, run, typed
 
 TABLE = [
     # fields out of range
@@ -51,21 +52,26 @@ TABLE = [
     ("data.validation_classes=4", "classes=5 exceeds the 4 validation characters of glyphs: give less"),
     ("seed=2147483647 num_seeds=2", "num_seeds=2 from seed=2147483647 on go beyond 2147483647: give a smaller seed"),
     # wrong types and names
-    ("classes=five", "flag --config.classes=five"),
-    ("sgd=perhaps", "flag --config.sgd=perhaps"),
+    ("classes=five", "classes=five is not possible: give a whole number"),
+    ("sgd=perhaps", "sgd=perhaps is not possible: give true or false"),
     ("eval_shots=a", "eval_shots=('a',) is not possible: give shot counts"),
-    ("meta_iters=1.5", "flag --config.meta_iters=1.5"),
-    ("clases=5", 'Did you mean "classes" instead of "clases"?'),
-    ("data.folder=/tmp", "the config has no field 'folder': its fields are those of configs/default.py"),
-    ("data.name.x=1", "indices must be integers"),
+    ("eval_shots=(1,", "eval_shots=(1, is not possible: give whole numbers, such as (1,5)"),
+    ("meta_iters=1.5", "meta_iters=1.5 is not possible: give a whole number"),
+    ("clases=5", "the config has no field 'clases': did you mean classes? Its fields are those of configs/default.py"),
+    ("data.folder=/tmp", "the config has no field 'data.folder': "),
+    ("data.name.x=1", "the config has no field 'data.name.x': did you mean data.name?"),
+    ("data=glyphs", "data is a group of fields: give one of data.archives, data.dir, data.name,"),
     # flags
     ("--mode=trian", "flag --mode=trian: value should be one of <train|eval|parity|benchmark>"),
     ("--wrokdir=x", "Unknown command line flag 'wrokdir'. Did you mean: workdir"),
     ("stray", "unexpected argument stray: flags are written --name=value"),
-    ("--config=nowhere.py", "config=nowhere.py is no file: give configs/NAME.py"),
+    ("--mode=eval --mode", "Missing value for flag --mode"),
     ("--num_processes=2", "num_processes=2 is for several processes: give --distributed"),
-    ("--workdir=", "workdir= names nothing: give a path, or leave it out"),
-    ("--pretrained=", "pretrained= names nothing: give a path, or leave it out"),
+    ("--workdir=", "workdir= names nothing: give a name or a path, or leave it out"),
+    ("--pretrained=", "pretrained= names nothing: give a name or a path, or leave it out"),
+    ("--config=default", "--config is given twice: give it once"),
+    ("--mode=parity --pretrained=omniglot_5way", "mode=parity has no use for pretrained, which is for train and eval"),
+    ("--mode=benchmark --distributed", "mode=benchmark has no use for distributed, which is for train and eval"),
     ("--flagfile=nowhere", "Unable to open flagfile"),
     ("--mode=eval", "runs/quickstart holds no checkpoint: name a workdir"),
     ("--mode=eval --workdir=omniglot_5way", "omniglot_5way holds no checkpoint: name a workdir"),
@@ -77,28 +83,105 @@ TABLE = [
 @pytest.mark.parametrize(("given", "message"), TABLE, ids=[given for given, _ in TABLE])
 def test_one_line_and_nothing_written(tmp_path, given, message):
     arguments = [word if word.startswith("--") or "=" not in word else f"--config.{word}" for word in given.split()]
-    failed = run(*arguments, cwd=tmp_path)
-    assert failed.returncode == 1 and failed.stdout == ""
-    assert failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1, failed.stderr
-    assert message in failed.stderr
+    refused(typed("--config=quickstart", *arguments, cwd=tmp_path), message)
     assert not list(tmp_path.iterdir())
 
 
-def test_no_config(tmp_path):
-    failed = run("--config=", cwd=tmp_path)
-    assert (
-        failed.returncode == 1 and failed.stderr.startswith("error: config= is no file") and not [*tmp_path.iterdir()]
-    )
+def refused(failed, message):
+    assert failed.returncode == 1 and failed.stdout == ""
+    assert failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1, failed.stderr
+    assert message in failed.stderr and "Traceback" not in failed.stderr
+
+
+WITHOUT_A_CONFIG = [
+    ("--config=", "config= names nothing"),
+    ("--config", "Missing value for flag --config"),
+    ("--config=quikstart", "config=quikstart is no file and no config: did you mean quickstart?"),
+    ("--config=nowhere.py", "config=nowhere.py is no file and no config: give PATH.py, or a name that --help lists"),
+    ("--config=quickstart:5", "config=quickstart:5 takes no argument: leave out what is behind the colon"),
+    ("--config=gradient_combinations", "give one of sum1, sum2, mean2, last2"),
+    ("--config.classes=5", "no config is given: give --config=NAME, such as --config=quickstart"),
+    ("--mode=train --pretrained=omniglot_5way", "no config is given: give --config=NAME"),
+    ("--mode=eval", "mode=eval has nothing to evaluate: give --pretrained=WEIGHTS, or --workdir=DIR of a run"),
+    ("--wrokdir=x", "Unknown command line flag 'wrokdir'. Did you mean: workdir"),
+    ("--mode=eval --pretrained=omniglot_5wya", "omniglot_5wya holds no checkpoint: name a workdir that was trained in"),
+    ("--mode=eval --pretrained=nowhere.safetensors", "nowhere.safetensors cannot be read as a safetensors file"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), WITHOUT_A_CONFIG, ids=[given for given, _ in WITHOUT_A_CONFIG])
+def test_what_is_missing_is_said(tmp_path, given, message):
+    refused(typed(*given.split(), cwd=tmp_path), message)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("given", ["", "--help", "--config=quickstart --config.classes=1", "--mode=eval --workdir=x"])
+def test_in_this_process_is_as_in_a_process_of_its_own(tmp_path, given):
+    started, here = run(*given.split(), config=None, cwd=tmp_path), typed(*given.split(), cwd=tmp_path)
+    assert (started.returncode, started.stdout, started.stderr) == (here.returncode, here.stdout, here.stderr)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_typed_says_what_to_type(tmp_path):
+    failed = typed(cwd=tmp_path)
+    assert failed.returncode == 1 and failed.stderr.count("\n") < 10
+    for shown in ("--config=quickstart ", "--config=omniglot_5shot_5way ", "--pretrained=omniglot_5way ", "--help "):
+        assert f"python main.py {shown}" in failed.stderr.replace("--mode=eval ", "")
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_lists_modes_configs_and_flags_as_their_files_say(tmp_path, flag):
+    shown = typed("--config=quickstart", flag, cwd=tmp_path)
+    assert shown.returncode == 0 and shown.stderr == ""
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    listed = {words[0]: " ".join(words[1:]) for words in lines if words}
+    files = {file.stem: file for file in (MAIN.parent / "configs").glob("*.py")}
+    for name, file in files.items():
+        first = file.read_text().split('"""')[1].split("\n")[0]
+        assert listed["gradient_combinations:NAME" if name == "gradient_combinations" else name] == first
+    for mode in ("train", "eval", "parity", "benchmark"):
+        assert len(listed[mode].split()) > 3
+    for name in ("config", "mode", "workdir", "pretrained", "distributed", "num_processes"):
+        assert len(listed[f"--{name}"].split()) > 3
+
+
+SAME_CONFIG = ["quickstart", "quickstart.py", "configs/quickstart.py", str(MAIN.parent / "configs" / "quickstart.py")]
+
+
+@pytest.mark.parametrize("named", SAME_CONFIG)
+def test_a_config_by_its_bare_name_and_from_another_folder(tmp_path, named):
+    """Its fields are there: what it says is refused for a field of its own."""
+    refused(typed(f"--config={named}", "--config.eval_shots=(20,)", cwd=tmp_path), "eval_shots=20 and one query exceed")
+    (tmp_path / "quickstart").mkdir()  # a folder of that name is no config
+    refused(typed(f"--config={named}", "--config.classes=151", cwd=tmp_path), "150 test characters of glyphs")
+
+
+def test_a_config_of_ones_own_by_a_relative_path(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text("from configs import quickstart\ndef get_config():\n return quickstart.get_config()\n")
+    (tmp_path / "elsewhere").mkdir()
+    for named, folder in (("own.py", tmp_path), ("../own.py", tmp_path / "elsewhere"), (str(own), tmp_path)):
+        refused(typed(f"--config={named}", "--config.classes=151", cwd=folder), "150 test characters of glyphs")
+
+
+def test_the_config_of_a_run(tmp_path):
+    """The flags before it and behind it hold, too; false, true and lists are JSON's."""
+    file = tables.RESULTS / "omniglot_5way" / "config.json"
+    for given in ([f"--config={file}", "--config.classes=424"], ["--config.classes=424", f"--config={file}"]):
+        refused(typed(*given, cwd=tmp_path), "classes=424 exceeds the 423 test characters of omniglot")
+    (tmp_path / "config.json").write_text(file.read_text()[:100])
+    refused(typed("--config=config.json", cwd=tmp_path), "config.json has no config of a run")
 
 
 FILES = {
-    "def get_config(": "(SyntaxError: '(' was never closed): give configs/NAME.py",
-    "import nowhere": "(ModuleNotFoundError: No module named 'nowhere'): give configs/NAME.py",
-    "x = 1": "has no attribute 'get_config'): give configs/NAME.py",
-    "def get_config(): return 5": "the config is 5: give a ConfigDict of configs/default.py",
+    "def get_config(": "cannot be loaded (SyntaxError: '(' was never closed (own.py, line 1)): mend",
+    "import nowhere": "cannot be loaded (ModuleNotFoundError: No module named 'nowhere'): mend",
+    "x = 1": "has no function get_config: write it as those of configs/ are",
+    "def get_config(): return 5": "get_config returns 5: return configs/default.py's config with what differs",
+    "def get_config(name): pass": "takes an argument: give --config=",
     "from ml_collections import ConfigDict as C\ndef get_config(): return C()": "is missing: begin with configs",
     "from configs import default as d\ndef get_config():\n c = d.get_config()\n c.x = 0\n return c": "x is no field:",
-    "def get_config(): raise ValueError('these are its words')": "ValueError: these are its words",
+    "def get_config(): raise ValueError('these are its words')": "own.py: these are its words",
 }
 
 
@@ -106,19 +189,15 @@ FILES = {
 def test_a_config_file_that_is_none(tmp_path, content):
     """What is wrong in one line, not a traceback."""
     (tmp_path / "own.py").write_text(content)
-    failed = run(f"--config={tmp_path / 'own.py'}", config=None, cwd=tmp_path)
-    assert failed.returncode == 1 and failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1
-    assert "Traceback" not in failed.stderr and FILES[content] in failed.stderr
+    refused(typed(f"--config={tmp_path / 'own.py'}", cwd=tmp_path), FILES[content])
     assert {path.name for path in tmp_path.iterdir()} <= {"own.py", "__pycache__"}
 
 
 def test_a_saved_config_that_is_none(tmp_path):
     workdir = tmp_path / "run"
-    absent = run("--workdir", "run", config=None, cwd=tmp_path)
-    assert absent.returncode == 1 and "give configs/NAME.py, for there is no run/config.json" in absent.stderr
+    absent = "no config is given, and there is no run/config.json: give --config=NAME"
+    refused(typed("--workdir", "run", cwd=tmp_path), absent)
     workdir.mkdir()
     for content in ("", "[]", "{}", '{"eval_shots": 5}', '{"eval_shots": [1], "data": 5}'):
         (workdir / "config.json").write_text(content)
-        failed = run("--workdir", "run", config=None, cwd=tmp_path)
-        assert failed.returncode == 1 and failed.stderr.count("\n") == 1 and "Traceback" not in failed.stderr
-        assert "run has no config of a run" in failed.stderr and "give --config=" in failed.stderr
+        refused(typed("--workdir", "run", cwd=tmp_path), "run has no config of a run")

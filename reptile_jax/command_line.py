@@ -1,0 +1,288 @@
+"""The command line: the flags, what they ask for, and the help that lists the modes and configs there are."""
+
+import ast
+import difflib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from reptile_jax.config import ConfigError, field_names
+from reptile_jax.run import saved_config
+from reptile_jax.run.checkpoint import CheckpointError
+from reptile_jax.run.pretrained import SHIPPED, name_of
+from reptile_jax.run.weights_file import WeightsError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SEVERAL = ("coordinator_address", "num_processes", "process_id")  # flags that need --distributed
+ONLY_IN = {"pretrained": ("train", "eval"), "distributed": ("train", "eval")}  # the modes that know a flag
+FIELD = re.compile(r"--?(?:no)?config\.([^=]*)")
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "whole numbers, such as (1,5)"}
+
+
+class Asked(NamedTuple):
+    """What the flags ask for.
+
+    Attributes:
+        mode: a key of the modes that `parse` was given.
+        config: of the run; None in a mode that chooses its own.
+        workdir: where results go.
+        name: of the config, or of the run whose config it is.
+        pretrained: trained weights, as `pretrained.load` names them.
+        distributed: whether this is one of several processes.
+        coordinator_address: HOST:PORT of process 0; None: the cluster says.
+        num_processes: None: the cluster says.
+        process_id: None: the cluster says.
+    """
+
+    mode: str
+    config: ConfigDict | None
+    workdir: Path
+    name: str
+    pretrained: str | None
+    distributed: bool
+    coordinator_address: str | None
+    num_processes: int | None
+    process_id: int | None
+
+
+def parse(argv: Sequence[str], modes: Mapping[str, Callable[..., Any]]) -> Asked:
+    """Reads the command line.
+
+    Args:
+        argv: the program's name, and what was typed behind it.
+        modes: by the name that --mode gives; the first line of their docstrings is their help.
+
+    Raises:
+        SystemExit: with the help, or with one line that says what is wrong and what would do.
+    """
+    program = "python main.py" if argv[0].endswith(".py") else Path(argv[0]).name
+    if len(argv) == 1:
+        sys.exit(_first_steps(program))
+    given = _flags(modes)
+    if {"-h", "-help", "--help", "--helpfull", "--helpshort"} & set(argv):
+        print(_help(program, modes, given))
+        sys.exit(0)
+    try:
+        given.set_gnu_getopt(True)
+        rest = given(argv, known_only=True)
+        for arg in rest[1:]:
+            if arg.startswith("-") and not FIELD.match(arg):
+                given([argv[0], arg])  # raises, because it is unknown
+        _check(given)
+        config, name = _config(given)
+        if config is not None:
+            config = _overridden(given, config, rest)
+        elif len(rest) > 1:
+            _unexpected(rest[1])
+    except (flags.Error, ConfigError, CheckpointError, WeightsError) as error:
+        sys.exit(f"error: {' '.join(str(error).removeprefix('ERROR:: ').split())}")
+    workdir = Path(given["workdir"].value or Path("runs") / name).expanduser()
+    own = {field: given[field].value for field in Asked._fields if field in given}
+    return Asked(**own | {"config": config, "workdir": workdir, "name": name})
+
+
+def _flags(modes: Mapping[str, Callable[..., Any]]) -> flags.FlagValues:
+    """Returns the flags, not yet parsed; those of the config's fields are not among them."""
+    given = flags.FlagValues()
+    text = "A file of configs/ by its name, a config of your own (PATH.py), or a run's config.json."
+    flags.DEFINE_string("config", None, text, given)
+    flags.DEFINE_enum("mode", "train", list(modes), "What to do; train unless given.", given)
+    text = "Folder of the run; runs/NAME unless given, NAME being the config's or the evaluated run's."
+    flags.DEFINE_string("workdir", None, text, given)
+    text = f"Weights to evaluate or to start from: a workdir, a checkpoint, a weights file, or {', '.join(_shipped())}."
+    flags.DEFINE_string("pretrained", None, text, given)
+    text = "This is one of several processes of a run; what the flags below leave out, the cluster says."
+    flags.DEFINE_bool("distributed", False, text, given)
+    flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, for --distributed.", given)
+    flags.DEFINE_integer("num_processes", None, "Number of processes, for --distributed.", 1, flag_values=given)
+    text = "Number of this process from 0, for --distributed."
+    flags.DEFINE_integer("process_id", None, text, 0, flag_values=given)
+    return given
+
+
+def _check(given: flags.FlagValues) -> None:
+    """Ends the program where flags are empty or do not go together."""
+    mode = given["mode"].value
+    for name in ("config", "workdir", "pretrained"):
+        if given[name].value == "":
+            raise ConfigError(f"{name}= names nothing: give a name or a path, or leave it out")
+    for name in SEVERAL:
+        if given[name].present and not given["distributed"].value:
+            raise ConfigError(f"{name}={given[name].value} is for several processes: give --distributed with it")
+    for name, known in ONLY_IN.items():
+        if given[name].value and mode not in known:
+            raise ConfigError(f"mode={mode} has no use for {name}, which is for {' and '.join(known)}: leave it out")
+    if given["config"].present > 1:
+        raise ConfigError("--config is given twice: give it once")
+
+
+def _config(given: flags.FlagValues) -> tuple[ConfigDict | None, str]:
+    """Returns the config that is named, else that of the run that is evaluated or gone on with, and its name."""
+    mode, pretrained, workdir = given["mode"].value, given["pretrained"].value, given["workdir"].value
+    if given["config"].value:
+        return _named(given["config"].value)
+    if mode == "eval" and pretrained:
+        return saved_config.read(pretrained, _default()), name_of(pretrained)
+    if workdir and (Path(workdir).expanduser() / "config.json").is_file():
+        return saved_config.read(Path(workdir).expanduser(), _default()), name_of(workdir)
+    if mode == "benchmark":
+        return None, mode
+    if mode == "parity":
+        return _named("quickstart")[0], "quickstart"
+    if mode == "eval" and not workdir:
+        raise ConfigError("mode=eval has nothing to evaluate: give --pretrained=WEIGHTS, or --workdir=DIR of a run")
+    if workdir:
+        raise ConfigError(f"no config is given, and there is no {workdir}/config.json: give --config=NAME")
+    raise ConfigError("no config is given: give --config=NAME, such as --config=quickstart; --help lists all")
+
+
+def _named(named: str) -> tuple[ConfigDict, str]:
+    """Loads the config that --config names.
+
+    Raises:
+        ConfigError: there is none, or it cannot be loaded.
+    """
+    path, _, argument = named.partition(":")
+    file = Path(path).expanduser()
+    if not file.is_file() and file.parent in (Path(), Path("configs")):
+        file = CONFIGS / f"{file.name.removesuffix('.py')}.py"  # by its bare name, or from another folder
+    if not file.is_file():
+        near = difflib.get_close_matches(Path(path).stem, _configs(), n=1)
+        meant = f"did you mean {near[0]}?" if near else "give PATH.py, or a name that --help lists"
+        raise ConfigError(f"config={named} is no file and no config: {meant}")
+    if file.suffix == ".json":
+        text = file.read_text(errors="replace")
+        return saved_config.parse(text, file, _default()), name_of(file.absolute().parent)
+    return _loaded(file, argument, named), "_".join(filter(None, (file.stem, argument)))
+
+
+def _loaded(file: Path, argument: str, named: str) -> ConfigDict:
+    """Runs a config file.
+
+    Raises:
+        ConfigError: it fails, in whatever way.
+    """
+    arguments = [argument] if argument else []
+    try:
+        spec = importlib.util.spec_from_file_location("configs.loaded", file)
+        if spec is None or spec.loader is None:
+            raise ConfigError(f"config={named} is no Python file: give a file of configs/ by its name, or PATH.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise ConfigError(f"config={named} has no function get_config: write it as those of configs/ are")
+        try:
+            inspect.signature(module.get_config).bind(*arguments)
+        except TypeError as error:
+            cure = "leave out what is behind the colon" if argument else f"give --config={named}:ARGUMENT"
+            raise ConfigError(f"config={named} takes {'no' if argument else 'an'} argument: {cure}") from error
+        config = module.get_config(*arguments)
+    except ConfigError:
+        raise
+    except ValueError as error:  # in the config's own words
+        raise ConfigError(f"config={named}: {error}") from error
+    except Exception as error:  # a config is a program, and can fail in any way
+        raise ConfigError(f"config={named} cannot be loaded ({type(error).__name__}: {error}): mend {file}") from error
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(
+            f"config={named}: get_config returns {config!r}: return configs/default.py's config with what differs"
+        )
+    return config
+
+
+def _overridden(given: flags.FlagValues, config: ConfigDict, rest: list[str]) -> ConfigDict:
+    """Applies the --config.FIELD=VALUE among the arguments that are left, and locks the config.
+
+    Raises:
+        ConfigError, flags.Error: a field does not exist, a value is of the wrong type, or a flag is unknown.
+    """
+    fields = {match[1] for arg in rest if (match := FIELD.match(arg))}
+    names = field_names(config)
+    for field in sorted(fields - names):
+        if inner := sorted(name for name in names if name.startswith(f"{field}.")):
+            raise ConfigError(
+                f"{field} is a group of fields: give one of {', '.join(inner)}, as --config.{inner[0]}=VALUE"
+            )
+        near = difflib.get_close_matches(field, names, n=1)
+        meant = f"did you mean {near[0]}?" if near else "give another one."
+        raise ConfigError(f"the config has no field {field!r}: {meant} Its fields are those of configs/default.py")
+    delattr(given, "config")
+    config_flags.DEFINE_config_dict("config", config, flag_values=given, lock_config=True, sys_argv=rest)
+    try:
+        left = given(rest)
+    except flags.IllegalFlagValueError as error:
+        match = re.match(r"flag --config\.([^=]*)=(.*?): ", str(error))
+        if match is None:
+            raise
+        kind = KINDS.get(type(_value(config, match[1])), "another value")
+        raise ConfigError(f"{match[1]}={match[2]} is not possible: give {kind}") from error
+    if len(left) > 1:
+        _unexpected(left[1])
+    return config
+
+
+def _unexpected(argument: str) -> NoReturn:
+    raise ConfigError(f"unexpected argument {argument}: flags are written --name=value")
+
+
+def _value(config: ConfigDict, field: str) -> Any:
+    for part in field.split("."):
+        config = config[part]
+    return config
+
+
+def _default() -> ConfigDict:
+    return _named("default")[0]
+
+
+def _shipped() -> list[str]:
+    return sorted(SHIPPED)
+
+
+def _configs() -> dict[str, str]:
+    """The names of the configs there are, NAME or NAME:ARGUMENT, each with the first line of its docstring."""
+    found = {}
+    for file in sorted(CONFIGS.glob("[!_]*.py")):
+        tree = ast.parse(file.read_text())
+        functions = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "get_config")
+        arguments = [f":{argument.arg.upper()}" for function in functions for argument in function.args.args]
+        found["".join([file.stem, *arguments])] = (ast.get_docstring(tree) or "").partition("\n")[0]
+    return found
+
+
+def _first_steps(program: str) -> str:
+    """What to type, where nothing was."""
+    rows = {
+        "--config=quickstart": "a whole run on embedded synthetic drawings, without a download",
+        "--config=omniglot_5shot_5way": "a published run; Omniglot is downloaded",
+        "--mode=eval --pretrained=omniglot_5way": "shipped weights on test characters; Omniglot is downloaded",
+        "--help": "every mode, config and flag",
+    }
+    return "\n".join(["Type one of these:", "", *_columns({f"{program} {flag}": text for flag, text in rows.items()})])
+
+
+def _help(program: str, modes: Mapping[str, Callable[..., Any]], given: flags.FlagValues) -> str:
+    """What --help prints: everything there is to choose from, read from where it is."""
+    first = {name: (inspect.getdoc(mode) or "").partition("\n")[0] for name, mode in modes.items()}
+    own = {f"--{name}": given[name].help for name in given if name in Asked._fields}
+    return "\n".join(
+        [
+            f"{program} --config=NAME [--config.FIELD=VALUE ...] [--mode=MODE] [--workdir=DIR] [--pretrained=WEIGHTS]",
+            *("", "Flags:", *_columns({flag: text for flag, text in own.items() if text})),
+            *("", "Modes (--mode=MODE):", *_columns(first)),
+            *("", "Configs (--config=NAME):", *_columns(_configs())),
+            *("", "Fields (--config.FIELD=VALUE): configs/default.py has each with its default and a comment."),
+        ]
+    )
+
+
+def _columns(rows: Mapping[str, str]) -> list[str]:
+    width = max(map(len, rows))
+    return [f"  {name.ljust(width)}  {text}" for name, text in rows.items()]

@@ -1,0 +1,43 @@
+"""The config that trained a run, read from what the run left: its config.json, or its weights file."""
+
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from reptile_jax.config import ConfigError
+from reptile_jax.run.pretrained import config_text
+
+
+def read(named: str | Path, defaults: ConfigDict) -> ConfigDict:
+    """Reads the config of trained weights.
+
+    Args:
+        named: a workdir, a checkpoint, a weights file or a shipped name, as `pretrained.load` takes it.
+        defaults: configs/default.py's config, which gives each field its type.
+
+    Raises:
+        ConfigError: what is named has no config, or one that is damaged.
+        CheckpointError, WeightsError: there is nothing of this name.
+    """
+    try:
+        text = config_text(named)
+    except OSError as error:
+        raise ConfigError(f"{named} has no config of a run ({error.strerror}): give --config=NAME") from error
+    return parse(text, named, defaults)
+
+
+def parse(text: str, named: str | Path, defaults: ConfigDict) -> ConfigDict:
+    """Makes a config of what a config.json holds; `named` is what the error names.
+
+    Raises:
+        ConfigError: it is not the JSON of a config.
+    """
+    config = defaults.copy_and_resolve_references()
+    try:
+        fields = json.loads(text)
+        fields["eval_shots"] = tuple(fields["eval_shots"])  # JSON has lists alone
+        config.update(fields)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{named} has no config of a run (it is damaged or none): give --config=NAME") from error
+    return config
