@@ -14,6 +14,12 @@ keep_compiled()
 os.environ["JAX_COMPILATION_CACHE_DIR"] = jax.config.values["jax_compilation_cache_dir"]
 
 
+REAL_DATA = {
+    "REPTILE_OMNIGLOT": "the folder of Omniglot's two archives",
+    "REPTILE_MINIIMAGENET": "a folder with Mini-ImageNet's train/, val/ and test/, or zip files of them",
+}
+
+
 @pytest.fixture
 def x64():
     """Runs a test in float64."""
@@ -23,7 +29,6 @@ def x64():
 
 def pytest_terminal_summary(terminalreporter):
     skipped = len(terminalreporter.stats.get("skipped", []))
-    if "REPTILE_OMNIGLOT" not in os.environ:
-        terminalreporter.write_line(
-            f"{skipped} tests skipped; those on real Omniglot run with REPTILE_OMNIGLOT=DIR, which holds both archives"
-        )
+    for name, content in REAL_DATA.items():
+        if name not in os.environ:
+            terminalreporter.write_line(f"{skipped} tests skipped, among them those that need {name}=DIR, {content}")

@@ -15,6 +15,10 @@ ARCHIVES = os.environ.get("REPTILE_OMNIGLOT", "")
 REAL = pytest.mark.skipif(
     not ARCHIVES, reason="REPTILE_OMNIGLOT=DIR, the folder of Omniglot's two archives, is not set"
 )
+MINIIMAGENET_DIR = os.environ.get("REPTILE_MINIIMAGENET", "")
+MINIIMAGENET = pytest.mark.skipif(
+    not MINIIMAGENET_DIR, reason="REPTILE_MINIIMAGENET=DIR, a folder with train/, val/ and test/, is not set"
+)
 DATA_SETS = ["glyphs", pytest.param("omniglot", marks=REAL)]
 
 

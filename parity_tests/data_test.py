@@ -1,11 +1,13 @@
-"""The data: what TFDS gives is what torchvision gives, to the pixel."""
+"""The data: what TFDS and the prepared copy of a folder give is what torchvision gives, to the pixel."""
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from parity_tests import bridge
-from parity_tests.conftest import ARCHIVES, REAL
-from reptile_jax.data import load_split, omniglot
+from parity_tests.conftest import ARCHIVES, MINIIMAGENET, MINIIMAGENET_DIR, REAL
+from reptile_jax.data import load_split, omniglot, prepared
+from reptile_jax.testing import small_images
 from reptile_torch_ref import data as torch_data
 
 
@@ -32,6 +34,61 @@ def test_splits_and_rotations_of_omniglot(prepared, seed, validation_classes):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_splits_and_rotations_of_glyphs(seed):
     assert bridge.load_pixels("glyphs", "", "", seed, 0).different == 0
+
+
+def same_images(folder, size, channels):
+    """Whether both sides read the same pixels, class names and counts of a folder, and how many images there are."""
+    copy = prepared.prepared(str(folder), size, channels)
+    ours, theirs = prepared.pixels(copy), torch_data.load_images(folder, size, channels)
+    named = {"train": "train", "validation": "val", "test": "test", "": ""}
+    assert [named[name] for name in copy.sets] == list(theirs)
+    start, equal = 0, True
+    for classes, images in zip(copy.sets.values(), theirs.values(), strict=True):
+        assert list(classes) == images.names
+        assert list(classes.values()) == np.bincount(images.targets).tolist()
+        end = start + len(images.pixels)
+        equal = equal and np.array_equal(ours[start:end], images.pixels)  # tolerance 0
+        start = end
+    assert start == len(ours)
+    return equal, start
+
+
+@pytest.fixture
+def own_images(tmp_path, monkeypatch):
+    """Images in every format, of several sizes, grey, with alpha and on their side, in folders and a zip file."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder, formats, on_its_side = tmp_path / "images", small_images.FORMATS, Image.Exif()
+    on_its_side[0x0112] = 6
+    for name in ("train", "test"):
+        small_images.write_folder(
+            folder / name, small_images.members({name + "a": 5, name + "b": 7}, 0, formats, (20, 31))
+        )
+    colours = small_images.pixels(1, 40, 24)
+    odd = {
+        "grey.png": small_images.encoded(colours[..., 0]),
+        "alpha.png": small_images.encoded(np.dstack([colours, colours[..., 0]])),
+        "bits16.png": small_images.encoded(colours[..., 0].astype(np.uint16) * 200),
+        "side.jpeg": small_images.encoded(colours, "jpeg", exif=on_its_side),
+    }
+    small_images.write_zip(folder / "val.zip", {f"odd/{name}": content for name, content in odd.items()}, "val/")
+    return folder
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_from_folders(own_images, channels):
+    assert same_images(own_images, 16, channels) == (True, 28)
+
+
+def test_another_filter_is_seen(own_images, monkeypatch):
+    monkeypatch.setattr(prepared, "FILTER", Image.Resampling.BILINEAR)
+    assert same_images(own_images, 16, 3) == (False, 28)
+
+
+@MINIIMAGENET
+def test_all_images_of_mini_imagenet(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    equal, count = same_images(MINIIMAGENET_DIR, 84, 3)
+    assert equal and count > 59_000
 
 
 def test_one_pixel_is_a_difference():

@@ -1,4 +1,4 @@
-"""Omniglot through torchvision, the split by seed and the four rotations: uint8 drawings, ink 0 and paper 1."""
+"""Data through torchvision: Omniglot (ink 0, paper 1), its split by seed and four rotations; folders of images."""
 
 import random
 import tempfile
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision import datasets, transforms
 
@@ -57,6 +57,56 @@ def load_omniglot(archives: str = "") -> tuple[np.ndarray, list[str]]:
             found |= dict(zip(data._characters, drawings, strict=True))
     names = sorted(found, key=lambda name: Path(name).parts)
     return np.stack([found[name] for name in names]), names
+
+
+class Images(NamedTuple):
+    """A set of images: pixels uint8 [images, height, width, channels], names of classes, and each image's class."""
+
+    pixels: Tensor
+    names: list[str]
+    targets: Tensor
+
+
+def load_images(directory: str | Path, size: int, channels: int) -> dict[str, Images]:
+    """Returns what ImageFolder reads of DIR/train, val and test (zip files are extracted first), or "" of DIR/CLASS/*.
+
+    Images are squashed to [size, size] by Pillow's bicubic filter, grey for one channel and RGB for three.
+    """
+    grey = [transforms.Grayscale()] if channels == 1 else []
+    resize = transforms.Resize((size, size), transforms.InterpolationMode.BICUBIC)
+    transform = transforms.Compose([*grey, resize, transforms.PILToTensor()])
+    found = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in ("train", "val", "test"):
+            place = Path(directory, name)
+            if (archive := place.with_suffix(".zip")).exists():
+                place = Path(temporary, name)
+                datasets.utils.extract_archive(archive, place)
+                place = place / name if (place / name).is_dir() else place
+            if place.is_dir():
+                found[name] = _read_folder(place, transform)
+    return found or {"": _read_folder(Path(directory), transform)}
+
+
+def _read_folder(folder: Path, transform: transforms.Compose) -> Images:
+    def is_image(path: str) -> bool:
+        return not Path(path).name.startswith(".")
+
+    data = datasets.ImageFolder(str(folder), transform, loader=_open_image, is_valid_file=is_image)
+    pixels = torch.stack([image for image, _ in data]).permute(0, 2, 3, 1)
+    return Images(pixels, data.classes, torch.tensor(data.targets))
+
+
+def _open_image(path: str) -> Image.Image:
+    """Opens an image upright, on white, as RGB of 8 bits."""
+    with Image.open(path) as file:
+        image = ImageOps.exif_transpose(file)
+    if image.mode == "I;16":
+        image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    colour, alpha = np.split(np.asarray(image.convert("RGBA"), np.float64), [3], axis=2)
+    return Image.fromarray(np.rint(255 - (255 - colour) * alpha / 255).astype(np.uint8))
 
 
 def split(images: np.ndarray, train_characters: int, seed: int, validation_classes: int = 0) -> Split:

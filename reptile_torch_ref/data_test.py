@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -66,6 +67,36 @@ def test_an_archive_is_judged_by_its_content(tmp_path: Path) -> None:
 def test_a_missing_archive_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"images_background\.zip"):
         data.load_omniglot(str(tmp_path))
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_images_of_folders_and_zip_files(tmp_path: Path, zipped: bool) -> None:
+    colours = {"train/red/1.png": (255, 0, 0), "train/blue/1.gif": (0, 0, 255), "test/grey/.hidden": (0, 0, 0)}
+    colours |= {"test/grey/1.png": (9, 9, 9), "test/grey/2.bmp": (7, 7, 7)}
+    for name, colour in colours.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (30, 20), colour).save(tmp_path / name, (tmp_path / name).suffix[1:] or "png")
+    if zipped:
+        shutil.make_archive(str(tmp_path / "zips" / "train"), "zip", tmp_path, "train")
+        shutil.make_archive(str(tmp_path / "zips" / "test"), "zip", tmp_path / "test")
+        tmp_path = tmp_path / "zips"
+    found = data.load_images(tmp_path, 6, 3)
+    assert list(found) == ["train", "test"]
+    assert (found["train"].names, found["train"].targets.tolist()) == (["blue", "red"], [0, 1])
+    assert (found["test"].names, found["test"].targets.tolist()) == (["grey"], [0, 0])
+    assert found["train"].pixels.shape == (2, 6, 6, 3)
+    assert (found["train"].pixels[0].numpy() == [0, 0, 255]).all()
+    assert found["test"].pixels[:, 0, 0, 0].tolist() == [9, 7]
+    assert (data.load_images(tmp_path, 6, 1)["train"].pixels[1] == 76).all()  # 0.299 of 255
+
+
+def test_images_to_be_split_by_seed(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (6, 6), 200).save(tmp_path / name / "1.png")
+    found = data.load_images(tmp_path, 6, 3)
+    assert list(found) == [""] and found[""].names == ["a", "b"]
+    assert (found[""].pixels == 200).all()
 
 
 def test_an_unknown_data_set_is_an_error() -> None:

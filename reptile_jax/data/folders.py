@@ -97,12 +97,12 @@ def _part(place: Path) -> Part:
 def _in_folder(place: Path) -> Part:
     classes, state = {}, []
     for folder in _folders(place):
+        _check_circle(place / folder)
         files = []
         for entry in _entries(place / folder):
             path = place / folder / entry.name
             if entry.is_dir():
-                if path.resolve() in path.parent.resolve().parents or path.resolve() == path.parent.resolve():
-                    raise DataError(f"{path} is a link in a circle: remove it")
+                _check_circle(path)
                 raise DataError(f"{path} is a folder inside a class: a class holds images alone")
             if not entry.is_file():
                 raise DataError(f"{path} is no file: remove it")
@@ -111,6 +111,13 @@ def _in_folder(place: Path) -> Part:
             state.append((folder, entry.name, status.st_size, status.st_mtime_ns))
         classes[folder] = tuple(f"{folder}/{name}" for name in files)
     return Part(place, classes, state)
+
+
+def _check_circle(folder: Path) -> None:
+    """Raises DataError where a folder is a link to one that it lies in."""
+    inside = folder.parent.resolve()
+    if folder.resolve() in (inside, *inside.parents):
+        raise DataError(f"{folder} is a link in a circle: remove it")
 
 
 def _folders(place: Path) -> list[str]:
