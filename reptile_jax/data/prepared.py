@@ -113,9 +113,11 @@ def prepared(directory: str, size: int, channels: int) -> Prepared:
         channels: 1 (grey) or 3 (RGB).
 
     Raises:
-        DataError: what `folders.listing` and `read_image` raise; the copy cannot be written or is damaged; or the
-            folder changes meanwhile.
+        DataError: no folder is named; what `folders.listing` and `read_image` raise; the copy cannot be written or is
+            damaged; or the folder changes meanwhile.
     """
+    if not directory:
+        raise DataError("data.dir is empty: name the folder of the images with --config.data.dir=DIR")
     folder = Path(directory).expanduser()
     found = listing(folder)
     try:
