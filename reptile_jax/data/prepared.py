@@ -51,7 +51,7 @@ def prepare(image: Image.Image, size: int, channels: int) -> np.ndarray:
     """Prepares one image: upright as its EXIF says, on white, grey or RGB, squashed to a square (bicubic).
 
     Args:
-        image: of any mode of Pillow's; of several frames the current one, at first the first.
+        image: of any mode that image files have; of several frames the current one, at first the first.
         size: height and width of the result in pixels; an image of that size keeps its pixels.
         channels: 1 (grey) or 3 (RGB).
 
@@ -133,7 +133,7 @@ def prepared(directory: str, size: int, channels: int) -> Prepared:
     try:
         about = json.loads((copy / "about.json").read_text())
         return Prepared(copy, about["sets"], about["fingerprint"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(copy) from error
 
 
