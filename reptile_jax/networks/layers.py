@@ -97,6 +97,7 @@ def lax_conv3x3_stride2(x: jax.Array, kernel: jax.Array) -> jax.Array:
 CONVOLUTIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "matmul": conv3x3_stride2,
     "lax": lax_conv3x3_stride2,
+    "auto": conv3x3_stride2,
 }
 
 
