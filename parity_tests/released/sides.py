@@ -22,9 +22,20 @@ import torch
 from flax.traverse_util import unflatten_dict
 
 from parity_tests import bridge, compiled
-from parity_tests.released.record import BETA2, EPSILON, Case, Results, difference, inputs, load, recorded
+from parity_tests.bridge import Setup
+from parity_tests.released.record import (
+    BETA2,
+    EPSILON,
+    Case,
+    Inputs,
+    Results,
+    difference,
+    inputs,
+    load,
+    recorded,
+)
 from reptile_jax.meta.episodes import Examples, TrainTask
-from reptile_jax.meta.inner_loop import inner_optimizer
+from reptile_jax.meta.inner_loop import OptState, Params, inner_step
 from reptile_jax.meta.reptile import MetaState, meta_update
 from reptile_torch_ref import reptile
 from reptile_torch_ref import weights as torch_weights
@@ -38,35 +49,71 @@ def tensorflow_adam(learning_rate: float, beta2: float, epsilon: float) -> optax
     )
 
 
+def jax_inputs(given: Inputs) -> tuple[Params, jax.Array, jax.Array]:
+    """Returns weights, support set and queries as `reptile_jax` takes them."""
+    params = {"params": unflatten_dict({name: jnp.asarray(w) for name, w in given.weights.items()}, sep="/")}
+    support, queries = (jnp.asarray(x, jnp.float64) for x in (given.support, given.queries))
+    return params, support, queries
+
+
 def by_jax(case: Case, inner_state: str) -> Results:
     """Computes a case by `reptile_jax`; call it in float64."""
-    given, sgd = inputs(case), case["optimiser"] == "sgd"
-    rate, ways = case["learning_rate"], case["ways"]
-    optimizer = inner_optimizer(rate, True) if sgd else tensorflow_adam(rate, BETA2, EPSILON)
+    given, rate, sgd = inputs(case), case["learning_rate"], case["optimiser"] == "sgd"
     data = jnp.asarray(given.images.reshape(-1, 1, 28, 28), jnp.uint8)
-    loop = compiled.Spec(ways, sgd, rate, bool(case["foml"]), inner_state).loop(case["weight_decay"], data)
-    loop = loop._replace(optimizer=optimizer)
+    spec = compiled.Spec(case["ways"], sgd, rate, bool(case["foml"]), inner_state)
+    loop = spec.loop(case["weight_decay"], data)
+    if not sgd:
+        loop = loop._replace(optimizer=tensorflow_adam(rate, BETA2, EPSILON))
     rows = np.arange(given.labels.size, dtype=np.int32).reshape(given.labels.shape)
     labels = given.labels.astype(np.int32)
 
     @jax.jit
-    def update(state: MetaState, tasks: TrainTask) -> MetaState:
-        return meta_update(loop, state, tasks, case["meta_step"], foml=bool(case["foml"]), inner_state=inner_state)[0]
-
-    @jax.jit
-    def logits(params: dict, support: jax.Array, queries: jax.Array) -> dict[str, jax.Array]:
+    def logits(params: Params, support: jax.Array, queries: jax.Array) -> dict[str, jax.Array]:
         inductive = jax.lax.map(lambda query: loop.apply(params, jnp.concatenate([support, query[None]]))[-1], queries)
         return {"transductive": loop.apply(params, queries), "inductive": inductive}
 
-    params = {"params": unflatten_dict({name: jnp.asarray(w) for name, w in given.weights.items()}, sep="/")}
-    sets = (jnp.asarray(x, jnp.float64) for x in (given.support, given.queries))
+    @jax.jit
+    def update(state: MetaState, tasks: TrainTask) -> MetaState:
+        return meta_update(loop, state, tasks, case["meta_step"], foml=spec.foml, inner_state=inner_state)[0]
+
+    params, *sets = jax_inputs(given)
     before = {name: np.asarray(x) for name, x in logits(params, *sets).items()}
-    state, updates = MetaState(params, optimizer.init(params), jnp.zeros((), jnp.int32)), []
+    state, updates = MetaState(params, loop.optimizer.init(params), jnp.zeros((), jnp.int32)), []
     for i in range(case["meta_iterations"]):
         after = update(state, TrainTask(Examples(rows[i], labels[i]), None))
         updates.append(bridge.minus(bridge.arrays(after.params), bridge.arrays(state.params)))
         state = after
     return Results(before, updates, {} if sgd else bridge.arrays(compiled.second_moment(state)))
+
+
+def place_of_epsilon(setup: Setup, tasks: int) -> list[float]:
+    """Returns how far TensorFlow's place for epsilon moves each inner step of a run's first tasks, in released order.
+
+    Relative L2 differences of the change of the weights; each step is taken twice from the same weights and second
+    moment, those of the run with this project's Adam. Call it in float64.
+    """
+    c = setup.config.copy_and_resolve_references()
+    c.meta_batch = tasks
+    batches = compiled.sample(c, 0, bridge.POOLS["train"], setup.drawings).batches  # [tasks, steps, batch]
+    own = setup.spec.loop(setup.weight_decay, setup.pixels.jax)
+    theirs = own._replace(optimizer=tensorflow_adam(c.learning_rate, reptile.BETA2, reptile.EPSILON))
+
+    @jax.jit
+    def step(params: Params, opt_state: OptState, batch: Examples) -> tuple[Params, OptState, jax.Array]:
+        moment, count = (optax.tree.get(opt_state, name) for name in ("nu", "count"))
+        same = optax.tree.set(theirs.optimizer.init(params), nu=moment, count=count)
+        after, carried, _ = inner_step(own, params, opt_state, batch)
+        other, _, _ = inner_step(theirs, params, same, batch)
+        norm = optax.tree.norm
+        return after, carried, norm(optax.tree.sub(other, after)) / norm(optax.tree.sub(after, params))
+
+    opt_state, differences = own.optimizer.init(setup.start.params), []
+    for rows, labels in zip(*batches, strict=True):
+        params = setup.start.params
+        for batch in zip(rows, labels, strict=True):
+            params, opt_state, difference = step(params, opt_state, Examples(*batch))
+            differences.append(float(difference))
+    return differences
 
 
 @contextmanager
