@@ -189,8 +189,8 @@ def test_predictions_are_those_of_the_recorded_logits():
 def test_the_place_of_epsilon_soon_makes_no_difference(data_fields):
     """TensorFlow's Adam beside this project's own, step by step, along the published 5-way run.
 
-    Before there is a second moment, ten or twenty of the weights have gradients that are small beside epsilon / sqrt(1 -
-    0.999), and only there do the two forms differ. Ten tasks of five steps later the difference is about 1e-7.
+    Before there is a second moment, ten or twenty of the weights have gradients that are small beside
+    epsilon / sqrt(1 - 0.999), and only there do the two forms differ. Ten tasks later the difference is about 1e-7.
     """
     config = omniglot_1shot_5way.get_config()
     config.data.name, config.data.archives, config.data.dir = (
