@@ -18,8 +18,17 @@ def get_config() -> ConfigDict:
     config.data.name = "omniglot"  # "omniglot", or "glyphs": synthetic, made on the spot
     config.data.dir = ""  # where TFDS keeps the prepared copy; "": TFDS_DATA_DIR or ~/tensorflow_datasets
     config.data.archives = ""  # folder with upstream's two zip files; "": download them
-    # Training characters held out for tuning; while it is not 0, no test character is evaluated.
+    config.data.size = 28  # pixels, height and width of an image
+    config.data.channels = 1  # 1: grey, 3: colours
+    config.data.rotations = True  # training classes turned by 0, 90, 180 and 270 degrees, each turn a class of its own
+    config.data.train_classes = 0  # classes to train on, of those that a seed splits; 0: as many as the data set says
+    # Training classes held out for tuning; while it is not 0, no test class is evaluated, unless eval_set says so.
     config.data.validation_classes = 0
+
+    # Network.
+    config.model = ConfigDict()
+    config.model.name = "omniglot"  # "omniglot": four convolutions with stride 2
+    config.model.filters = 64  # channels of each convolution
 
     # Tasks.
     config.classes = 5  # ways: classes of a task
@@ -50,6 +59,7 @@ def get_config() -> ConfigDict:
     config.eval_iters = 50  # inner steps per task
     config.eval_samples = 10_000  # tasks
     config.eval_interval = 10  # meta-iterations between the points of the learning curves
+    config.eval_set = "auto"  # held-out classes: "test", "validation", or "auto": validation where there is some
     config.eval_train = True  # final accuracies on training classes too, as released; False: in half the time
     config.eval_shots = (1, 5)  # every shot count to report beside `shots`
     config.eval_seed = 1  # evaluation episodes, whatever the training seed and length

@@ -20,7 +20,8 @@ from parity_tests import workloads
 from parity_tests.workloads import EVAL_TASKS, Work
 from reptile_jax.config import ConfigError, validate
 from reptile_jax.devices import mesh_of
-from reptile_jax.run.pools import data_label, load_data
+from reptile_jax.run.evaluate import label_of
+from reptile_jax.tasks import kind_of
 
 ROUNDS = 7  # times that every measurement is taken, one after the other in turn
 SECONDS = 1.5  # that one measurement takes, about
@@ -82,10 +83,10 @@ def run(settings: dict[str, ConfigDict], workdir: Path) -> None:
     device = jax.devices()[0].device_kind
     results: dict[str, Any] = {"machine": {"device": device, "cpus": os.cpu_count(), "versions": versions}}
     for name, config in settings.items():
-        print(f"\n{name} on {data_label(config)}; JAX {versions['jax']} on {device}, PyTorch {versions['torch']}\n")
+        print(f"\n{name} on {label_of(config)}; JAX {versions['jax']} on {device}, PyTorch {versions['torch']}\n")
         results[name] = measure(name, config)
     for name, config in settings.items():
-        print(f"\n{name} on {data_label(config)}: a training process alone\n")
+        print(f"\n{name} on {label_of(config)}: a training process alone\n")
         results[name]["process"] = training_process(config)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "benchmark.json").write_text(json.dumps(results, indent=2) + "\n")
@@ -93,7 +94,7 @@ def run(settings: dict[str, ConfigDict], workdir: Path) -> None:
 
 def measure(name: str, config: ConfigDict) -> dict[str, Any]:
     """Measures one setting, and prints it as two tables."""
-    data = load_data(config, mesh_of(config))
+    data = kind_of(config).load(config, mesh_of(config))
     batches = (1, config.meta_batch, 2 * config.meta_batch)
     works = {
         "train, JAX": workloads.training(config, data),
@@ -107,7 +108,7 @@ def measure(name: str, config: ConfigDict) -> dict[str, Any]:
         **{f"meta_batch {tasks}": workloads.training(with_batch(config, tasks), data) for tasks in batches},
     }
     rates = measured_in_turn(name, works)
-    result: dict[str, Any] = {"data": data_label(config)}
+    result: dict[str, Any] = {"data": label_of(config)}
 
     row("", "this program", "PyTorch reference", "ratio, pair by pair")
     row("---", "---", "---", "---")

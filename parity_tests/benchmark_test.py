@@ -17,7 +17,7 @@ from reptile_jax.testing.small_runs import small
 @pytest.mark.parametrize("module", [omniglot_1shot_5way, omniglot_1shot_20way])
 def test_operations_are_those_that_xla_counts(module):
     config = module.get_config()
-    network, images = OmniglotClassifier(config.classes), jnp.zeros((config.inner_batch, 28, 28))
+    network, images = OmniglotClassifier(config.classes), jnp.zeros((config.inner_batch, 28, 28, 1))
     params = jax.eval_shape(network.init, jax.random.key(0), images)
     gradient = jax.jit(jax.grad(lambda params, images: jnp.sum(network.apply(params, images))))
     counted = gradient.lower(params, images).compile().cost_analysis()["flops"]

@@ -1,5 +1,6 @@
 """What crosses between the frameworks: a state in the weights file, episodes as indices. Pixels never do."""
 
+import json
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -14,8 +15,8 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 from parity_tests import compiled
-from reptile_jax.data import load_split
-from reptile_jax.meta.episodes import EvalTask, Examples, Pool, TrainTask
+from reptile_jax.data import DATA_SETS, num_train, split, turned, with_turns
+from reptile_jax.meta.episodes import Classes, EvalTask, Examples, Pool, TrainTask
 from reptile_jax.meta.reptile import MetaState
 from reptile_jax.run import weights_file as jax_weights
 from reptile_jax.run.programs import initial_state
@@ -35,7 +36,7 @@ Arrays = dict[str, np.ndarray]  # by name, "conv_0/kernel", in the layouts of th
 class Pixels(NamedTuple):
     """The same classes as each side reads them by its own path: the first training and the first test classes."""
 
-    jax: jax.Array  # [1550, drawings, 28, 28] uint8
+    jax: tuple[jax.Array, Classes]  # [1550 * drawings, 28, 28, 1] uint8 and where the classes are
     torch: Tensor  # [1550 * drawings, 28, 28] uint8
     different: int  # drawings that the sides do not have in common, of all of every split
 
@@ -66,11 +67,6 @@ class Setup(NamedTuple):
         return compiled.Spec(c.classes, c.sgd, c.learning_rate, c.foml, c.inner_state)
 
     @property
-    def drawings(self) -> int:
-        """Drawings of each character."""
-        return self.pixels.jax.shape[1]
-
-    @property
     def dtype(self) -> jnp.dtype:
         """The dtype to compute in."""
         return jax.tree.leaves(self.start.params)[0].dtype
@@ -84,23 +80,36 @@ class Setup(NamedTuple):
 def setup(config: ConfigDict, dtype: jnp.dtype, start: MetaState | None = None) -> Setup:
     """Returns a configuration's data and initial state, or `start` in place of the latter."""
     data = config.data
-    pixels = load_pixels(data.name, data.dir, data.archives, config.seed, data.validation_classes)
+    pixels = load_pixels(data.to_json(), config.seed)
     return Setup(config, pixels, initial_state(config, config.seed, dtype) if start is None else start)
 
 
 @cache
-def load_pixels(name: str, data_dir: str, archives: str, seed: int, validation_classes: int) -> Pixels:
-    """Reads a data set on each side."""
-    ours = load_split(name, data_dir, archives, seed, validation_classes)
-    theirs = torch_data.load(name, archives, seed, validation_classes)
-    count = sum(different(getattr(ours, part).images, getattr(theirs, part).numpy()) for part in ours._fields)
-    held_out = "validation" if validation_classes else "test"
-    sizes = {"train": TRAIN_CLASSES, held_out: HELD_OUT_CLASSES}
+def load_pixels(data: str, seed: int) -> Pixels:
+    """Reads a data set, the config's `data` as JSON, on each side."""
+    config = ConfigDict(json.loads(data))
+    held_out = config.validation_classes
+    ours = drawings_of(config, seed)
+    theirs = torch_data.load(config.name, config.archives, seed, held_out)
+    count = sum(different(ours[part], getattr(theirs, part).numpy()) for part in ours)
+    sizes = {"train": TRAIN_CLASSES, "validation" if held_out else "test": HELD_OUT_CLASSES}
+    pixels = np.concatenate([ours[part][:size] for part, size in sizes.items()])
+    classes, images = pixels.shape[:2]
+    table = Classes(jnp.arange(classes, dtype=jnp.int32) * images, jnp.full(classes, images, jnp.int32))
     return Pixels(
-        jnp.concatenate([getattr(ours, part).images[:size] for part, size in sizes.items()]),
+        (jnp.asarray(pixels.reshape(-1, *pixels.shape[2:], 1)), table),
         torch.cat([getattr(theirs, part)[:size] for part, size in sizes.items()]).flatten(0, 1),
         count,
     )
+
+
+def drawings_of(data: ConfigDict, seed: int) -> dict[str, np.ndarray]:
+    """Reads the drawings of each set on the JAX side, training classes turned: uint8 [classes, drawings, 28, 28]."""
+    upright = DATA_SETS[data.name].load(data)
+    sets = split(upright, num_train(data, len(upright.names)), data.validation_classes, seed)
+    images, sets["train"] = with_turns(upright), turned(upright, sets["train"])
+    rows = {name: images.first[classes][:, None] + np.arange(images.counts[0]) for name, classes in sets.items()}
+    return {name: images.pixels[of_set][..., 0] for name, of_set in rows.items()}
 
 
 def different(ours: np.ndarray, theirs: np.ndarray) -> int:

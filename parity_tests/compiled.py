@@ -16,14 +16,18 @@ from jax import random
 from ml_collections import ConfigDict
 
 from reptile_jax.devices import mesh_of
-from reptile_jax.meta.episodes import EvalTask, Examples, Pool, TrainTask
-from reptile_jax.meta.inner_loop import InnerLoop, OptState, Params, images_of, inner_loop, inner_optimizer, inner_step
+from reptile_jax.meta.episodes import Classes, EvalTask, Examples, Pool, TrainTask
+from reptile_jax.meta.inner_loop import InnerLoop, OptState, Params, inner_loop, inner_optimizer, inner_step
 from reptile_jax.meta.inner_loop import summed_loss as loss_of
-from reptile_jax.meta.protocols import Predictions, predict_queries
+from reptile_jax.meta.protocols import Predictions
 from reptile_jax.meta.reptile import MetaState, meta_update, task_delta
 from reptile_jax.networks.layers import batch_norm_relu, conv3x3_stride2
 from reptile_jax.networks.omniglot import OmniglotClassifier
 from reptile_jax.run.programs import eval_program, sample_meta_batch, train_program
+from reptile_jax.tasks import images
+from reptile_jax.tasks.images import Source
+
+OMNIGLOT = ConfigDict({"data": {"name": "omniglot"}})  # what tells how pixels become numbers
 
 
 class Spec(NamedTuple):
@@ -35,11 +39,10 @@ class Spec(NamedTuple):
     foml: bool
     inner_state: str
 
-    def loop(self, weight_decay: jax.Array, data: jax.Array) -> InnerLoop:
-        """Returns what the inner loops share; data [classes, drawings, 28, 28]."""
-        optimizer = inner_optimizer(self.learning_rate, self.sgd)
-        data = data.reshape(-1, *data.shape[2:])
-        return InnerLoop(OmniglotClassifier(self.classes).apply, optimizer, weight_decay, data)
+    def loop(self, weight_decay: jax.Array, data: Source) -> InnerLoop:
+        """Returns what the inner loops share."""
+        loss = images.loss(OMNIGLOT, OmniglotClassifier(self.classes).apply, data)
+        return InnerLoop(loss, inner_optimizer(self.learning_rate, self.sgd), weight_decay)
 
 
 class Forward(NamedTuple):
@@ -66,36 +69,35 @@ def norm(x: jax.Array, scale: jax.Array, bias: jax.Array, grad: jax.Array) -> tu
 
 
 @partial(jax.jit, static_argnums=0)
-def _forward(classes: int, weight_decay: jax.Array, params: Params, examples: Examples, data: jax.Array) -> Forward:
-    loop = Spec(classes, True, 0.0, False, "").loop(weight_decay, data)
-    apply = loop.apply
-    images = images_of(loop, examples.rows, weight_decay.dtype)
+def _forward(classes: int, weight_decay: jax.Array, params: Params, examples: Examples, data: Source) -> Forward:
+    apply = OmniglotClassifier(classes).apply
+    inputs = images.images_of(OMNIGLOT, data[0], weight_decay.dtype)(examples.rows)
     params = jax.tree.map(lambda p: p * weight_decay, params)
-    logits, captured = apply(params, images, capture_intermediates=True, mutable=["intermediates"])
-    loss, gradients = jax.value_and_grad(partial(loss_of, apply))(params, images, examples.labels)
+    logits, captured = apply(params, inputs, capture_intermediates=True, mutable=["intermediates"])
+    loss, gradients = jax.value_and_grad(partial(loss_of, apply))(params, inputs, examples.labels)
     outputs = captured["intermediates"]
     return Forward(logits, loss, gradients, [outputs[f"norm_{i}"]["__call__"][0] for i in range(4)])
 
 
-def forward(spec: Spec, weight_decay: jax.Array, params: Params, examples: Examples, data: jax.Array) -> Forward:
+def forward(spec: Spec, weight_decay: jax.Array, params: Params, examples: Examples, data: Source) -> Forward:
     """Logits, loss and gradients of one mini-batch [batch], at the weights times `weight_decay`."""
     return _forward(spec.classes, weight_decay, params, examples, data)
 
 
 @partial(jax.jit, static_argnums=0)
-def _step(spec: Spec, weight_decay: jax.Array, state: MetaState, examples: Examples, data: jax.Array) -> MetaState:
+def _step(spec: Spec, weight_decay: jax.Array, state: MetaState, examples: Examples, data: Source) -> MetaState:
     params, opt_state, _ = inner_step(spec.loop(weight_decay, data), state.params, state.opt_state, examples)
     return state._replace(params=params, opt_state=opt_state)
 
 
-def step(spec: Spec, weight_decay: jax.Array, state: MetaState, examples: Examples, data: jax.Array) -> MetaState:
+def step(spec: Spec, weight_decay: jax.Array, state: MetaState, examples: Examples, data: Source) -> MetaState:
     """One inner step on a mini-batch [batch]; the meta-iteration stays."""
     return _step(spec._replace(foml=False, inner_state="averaged"), weight_decay, state, examples, data)
 
 
 @partial(jax.jit, static_argnums=0)
 def steps(
-    spec: Spec, weight_decay: jax.Array, params: Params, opt_state: OptState, examples: Examples, data: jax.Array
+    spec: Spec, weight_decay: jax.Array, params: Params, opt_state: OptState, examples: Examples, data: Source
 ) -> tuple[Params, OptState, jax.Array]:
     """The inner loop on mini-batches [steps, batch]."""
     return inner_loop(spec.loop(weight_decay, data), params, opt_state, examples)
@@ -103,7 +105,7 @@ def steps(
 
 @partial(jax.jit, static_argnums=0)
 def delta(
-    spec: Spec, weight_decay: jax.Array, params: Params, opt_state: OptState, task: TrainTask, data: jax.Array
+    spec: Spec, weight_decay: jax.Array, params: Params, opt_state: OptState, task: TrainTask, data: Source
 ) -> tuple[Params, OptState, jax.Array]:
     """What one task contributes."""
     return task_delta(spec.loop(weight_decay, data), params, opt_state, task, spec.foml)
@@ -111,7 +113,7 @@ def delta(
 
 @partial(jax.jit, static_argnums=0)
 def update(
-    spec: Spec, weight_decay: jax.Array, state: MetaState, tasks: TrainTask, step_size: jax.Array, data: jax.Array
+    spec: Spec, weight_decay: jax.Array, state: MetaState, tasks: TrainTask, step_size: jax.Array, data: Source
 ) -> MetaState:
     """One meta-update."""
     loop = spec.loop(weight_decay, data)
@@ -134,35 +136,42 @@ def task_start(spec: Spec, state: MetaState) -> OptState:
 
 
 @partial(jax.jit, static_argnums=0)
-def _predict(classes: int, params: Params, task: EvalTask, data: jax.Array) -> Predictions:
+def _predict(classes: int, params: Params, task: EvalTask, data: Source) -> Predictions:
     loop = Spec(classes, True, 0.0, False, "").loop(jnp.ones(()), data)
-    return predict_queries(loop, params, loop.optimizer.init(params), task)
+    apply = OmniglotClassifier(classes).apply
+    return images.evaluate(OMNIGLOT, apply, loop, data, params, loop.optimizer.init(params), task)
 
 
-def predict(spec: Spec, adapted: MetaState, task: EvalTask, data: jax.Array) -> Predictions:
+def predict(spec: Spec, adapted: MetaState, task: EvalTask, data: Source) -> Predictions:
     """Classifies one task's queries with weights adapted already: no mini-batch is left."""
     done = Examples(*(x[:0] for x in task.batches))
     return _predict(spec.classes, adapted.params, task._replace(batches=done), data)
 
 
 @cache
-def _sampler(fields: str, drawings: int) -> Callable[[int, int, Pool], TrainTask]:
+def _sampler(fields: str) -> Callable[[int, int, Classes, Pool], TrainTask]:
     """Compiles the sampling of meta-batches for every seed."""
 
     @jax.jit
-    def sampler(seed: jax.Array, iteration: jax.Array, pool: Pool) -> TrainTask:
+    def sampler(seed: jax.Array, iteration: jax.Array, classes: Classes, pool: Pool) -> TrainTask:
         config = ConfigDict(json.loads(fields))
-        return sample_meta_batch(config, seed, iteration, pool, drawings, jnp.arange(config.meta_batch))
+        return sample_meta_batch(config, seed, iteration, (None, classes), pool, jnp.arange(config.meta_batch))
 
     return sampler
 
 
-def sample(config: ConfigDict, iteration: int, pool: Pool, drawings: int) -> TrainTask:
+def sample(config: ConfigDict, iteration: int, classes: Classes, pool: Pool) -> TrainTask:
     """Samples the tasks of one meta-iteration as the training program does: indices [meta_batch, ...]."""
     names = ("classes", "shots", "train_shots", "inner_batch", "inner_iters", "replacement", "foml_tail", "meta_batch")
     with jax.enable_x64(False):  # integers alone, compiled once for both precisions
-        sampler = _sampler(json.dumps({name: config[name] for name in names}), drawings)
-        return jax.tree.map(np.asarray, sampler(config.seed, iteration, pool))
+        fields = {name: config[name] for name in names} | {"data": {"name": config.data.name}}
+        sampler = _sampler(json.dumps(fields))
+        return jax.tree.map(np.asarray, sampler(config.seed, iteration, classes, pool))
+
+
+def of_one_seed(data: Source) -> Any:
+    """Returns the source of a run of one seed."""
+    return data[0], jax.tree.map(lambda x: x[None], data[1])
 
 
 @cache
@@ -171,11 +180,11 @@ def _train_program(fields: str) -> Callable[..., Any]:
     return train_program(config, mesh_of(config))
 
 
-def train(config: ConfigDict, state: MetaState, data: jax.Array, pool: Pool, count: int) -> MetaState:
+def train(config: ConfigDict, state: MetaState, data: Source, pool: Pool, count: int) -> MetaState:
     """Runs `count` meta-iterations of the training program."""
     states = jax.tree.map(lambda x: jnp.asarray(x)[None], state)
     seeds = np.array([config.seed], np.int32)
-    states, _ = _train_program(config.to_json(sort_keys=True))(states, seeds, data, pool, count)
+    states, _ = _train_program(config.to_json(sort_keys=True))(states, seeds, of_one_seed(data), pool, count)
     return jax.tree.map(lambda x: x[0], states)
 
 
@@ -186,11 +195,13 @@ def _eval_program(fields: str) -> Callable[..., Any]:
 
 
 def evaluate(
-    config: ConfigDict, state: MetaState, data: jax.Array, pool: Pool, tasks: int
+    config: ConfigDict, state: MetaState, data: Source, pool: Pool, tasks: int
 ) -> tuple[EvalTask, Predictions]:
     """Runs the evaluation program on `tasks` few-shot tasks of its own sampling: arrays [tasks, ...]."""
     keys = jax.vmap(random.key)(np.arange(tasks, dtype=np.uint32) + np.uint32(config.eval_seed))
     pools = Pool(*(np.full(tasks, x, np.int32) for x in pool))
     states = jax.tree.map(lambda x: x[None], state)
-    result = _eval_program(config.to_json(sort_keys=True))(states, data, pools, random.key_data(keys)[None])
+    result = _eval_program(config.to_json(sort_keys=True))(
+        states, of_one_seed(data), pools, random.key_data(keys)[None]
+    )
     return jax.tree.map(lambda x: x[0], result)

@@ -6,8 +6,9 @@ from PIL import Image
 
 from parity_tests import bridge
 from parity_tests.conftest import ARCHIVES, MINIIMAGENET, MINIIMAGENET_DIR, REAL
-from reptile_jax.data import load_split, omniglot, prepared
+from reptile_jax.data import omniglot, prepared
 from reptile_jax.testing import small_images
+from reptile_jax.testing.small_runs import small
 from reptile_torch_ref import data as torch_data
 
 
@@ -23,17 +24,18 @@ def test_all_drawings_of_omniglot(prepared):
 @REAL
 @pytest.mark.parametrize(("seed", "validation_classes"), [(0, 0), (1, 0), (2, 100)])
 def test_splits_and_rotations_of_omniglot(prepared, seed, validation_classes):
-    ours = load_split("omniglot", prepared, ARCHIVES, seed, validation_classes)
+    fields = {"name": "omniglot", "dir": prepared, "archives": ARCHIVES, "validation_classes": validation_classes}
+    ours = bridge.drawings_of(small(**{f"data.{name}": value for name, value in fields.items()}).data, seed)
     theirs = torch_data.load("omniglot", ARCHIVES, seed, validation_classes)
     sizes = [4 * (1200 - validation_classes), validation_classes, 423]
-    for mine, other, size in zip(ours, theirs, sizes, strict=True):
-        assert len(mine.images) == size
-        np.testing.assert_array_equal(mine.images, other.numpy())
+    for mine, other, size in zip(ours.values(), theirs, sizes, strict=True):
+        assert len(mine) == size
+        np.testing.assert_array_equal(mine, other.numpy())
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_splits_and_rotations_of_glyphs(seed):
-    assert bridge.load_pixels("glyphs", "", "", seed, 0).different == 0
+    assert bridge.load_pixels(small().data.to_json(), seed).different == 0
 
 
 def same_images(folder, size, channels):

@@ -19,8 +19,8 @@ from reptile_jax.config import seeds_of
 from reptile_jax.devices import keep_compiled, mesh_of, put
 from reptile_jax.run import train
 from reptile_jax.run.metrics import MetricsWriter
-from reptile_jax.run.pools import load_data
 from reptile_jax.run.programs import initial_states, train_program
+from reptile_jax.tasks import kind_of
 
 
 class Reporter(MetricsWriter):
@@ -41,9 +41,9 @@ def megabytes(field: str) -> float:
 def first_meta_iteration(config: ConfigDict) -> None:
     """Does what a run does up to the end of its first meta-iteration."""
     mesh = mesh_of(config)
-    data, states = load_data(config, mesh), put(mesh, initial_states(config))
+    data, states = kind_of(config).load(config, mesh), put(mesh, initial_states(config))
     seeds = np.array(seeds_of(config), np.int32)
-    jax.block_until_ready(train_program(config, mesh)(states, seeds, data.images, data.pools["train"], 1))
+    jax.block_until_ready(train_program(config, mesh)(states, seeds, data.source, data.pools["train"], 1))
 
 
 def whole_run(config: ConfigDict, measurements: int, step: int) -> None:

@@ -73,7 +73,7 @@ def _layer(ours: tuple[jax.Array, ...], y: torch.Tensor, leaves: list[torch.Tens
 
 def _first_batch(setup: Setup) -> Examples:
     """The first mini-batch of the first task."""
-    return jax.tree.map(lambda x: x[0, 0], compiled.sample(setup.config, 0, TRAIN, setup.drawings).batches)
+    return jax.tree.map(lambda x: x[0, 0], compiled.sample(setup.config, 0, setup.pixels.jax[1], TRAIN).batches)
 
 
 def _forward(setup: Setup) -> tuple[compiled.Forward, compiled.Forward]:
@@ -127,7 +127,7 @@ def one_step(setup: Setup) -> float:
 
 def several_steps(setup: Setup) -> float:
     """The inner loop on one task."""
-    examples = jax.tree.map(lambda x: x[0], compiled.sample(setup.config, 0, TRAIN, setup.drawings).batches)
+    examples = jax.tree.map(lambda x: x[0], compiled.sample(setup.config, 0, setup.pixels.jax[1], TRAIN).batches)
     start = setup.start
     after = compiled.steps(setup.spec, setup.weight_decay, start.params, start.opt_state, examples, setup.pixels.jax)
     batches = bridge.batches(examples, setup.pixels.torch)
@@ -137,7 +137,7 @@ def several_steps(setup: Setup) -> float:
 
 def task_delta(setup: Setup) -> float:
     """What one task contributes: phi - theta, or the last step's part of it."""
-    tasks = compiled.sample(setup.config, 0, TRAIN, setup.drawings)
+    tasks = compiled.sample(setup.config, 0, setup.pixels.jax[1], TRAIN)
     start, one = setup.start, jax.tree.map(lambda x: x[:1], tasks)
     opt_state = compiled.task_start(setup.spec, start)
     ours, _, _ = compiled.delta(
@@ -150,7 +150,7 @@ def task_delta(setup: Setup) -> float:
 
 def meta_delta(setup: Setup) -> float:
     """The mean delta of a meta-batch, and the second moment and step count that are carried on."""
-    tasks = compiled.sample(setup.config, 0, TRAIN, setup.drawings)
+    tasks = compiled.sample(setup.config, 0, setup.pixels.jax[1], TRAIN)
     one = np.ones((), setup.dtype)
     ours = compiled.update(setup.spec, setup.weight_decay, setup.start, tasks, one, setup.pixels.jax)
     batches = bridge.train_tasks(tasks, setup.pixels.torch)
@@ -161,7 +161,7 @@ def meta_delta(setup: Setup) -> float:
 def torch_meta_iteration(setup: Setup, state: reptile.State, iteration: int) -> reptile.State:
     """One meta-iteration of the reference, on the tasks that JAX draws for it."""
     c = setup.config
-    tasks = compiled.sample(c, iteration, TRAIN, setup.drawings)
+    tasks = compiled.sample(c, iteration, setup.pixels.jax[1], TRAIN)
     size = reptile.meta_step_at(iteration, c.meta_iters, c.meta_step, c.meta_step_final)
     return reptile.meta_iteration(state, bridge.train_tasks(tasks, setup.pixels.torch), size, setup.inner, c.foml)
 

@@ -117,7 +117,7 @@ def follow(setup: Setup, meta_iterations: int) -> Iterator[Step]:
     """Compares every inner step of the reference's first meta-iterations."""
     state = bridge.to_torch(setup.start)
     for iteration in range(meta_iterations):
-        tasks = compiled.sample(setup.config, iteration, TRAIN, setup.drawings)
+        tasks = compiled.sample(setup.config, iteration, setup.pixels.jax[1], TRAIN)
         start = state
         for i in range(setup.config.meta_batch):
             now = reptile.task_start(start, setup.inner)

@@ -51,7 +51,11 @@ def batches():
 
 def sgd_loop(data, learning_rate):
     """`learning_rate` may be traced: one program serves all of them."""
-    return InnerLoop(perceptron, inner_optimizer(learning_rate, True), 1.0, jnp.asarray(data))
+
+    def loss(params, batch):
+        return summed_loss(perceptron, params, jnp.asarray(data)[batch.rows].astype(jnp.float64), batch.labels)
+
+    return InnerLoop(loss, inner_optimizer(learning_rate, True), 1.0)
 
 
 @jax.jit

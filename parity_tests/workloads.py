@@ -16,7 +16,6 @@ from reptile_jax.meta.episodes import Pool, TrainTask
 from reptile_jax.meta.inner_loop import InnerLoop
 from reptile_jax.meta.reptile import MetaMetrics, MetaState, Spread, meta_update
 from reptile_jax.run.evaluate import task_keys
-from reptile_jax.run.pools import Data
 from reptile_jax.run.programs import (
     eval_program,
     initial_state,
@@ -26,6 +25,8 @@ from reptile_jax.run.programs import (
     train_program,
 )
 from reptile_jax.run.train import curve_keys
+from reptile_jax.tasks import Data
+from reptile_jax.tasks.kind import Source
 from reptile_torch_ref import reptile
 
 EVAL_TASKS = 10  # in one dispatch
@@ -43,7 +44,7 @@ def training(config: ConfigDict, data: Data, iteration: int = 0) -> Work:
 
     def work(amount: int) -> None:
         nonlocal states
-        states, _ = jax.block_until_ready(advance(states, seeds, data.images, data.pools["train"], amount))
+        states, _ = jax.block_until_ready(advance(states, seeds, data.source, data.pools["train"], amount))
 
     return work
 
@@ -51,25 +52,27 @@ def training(config: ConfigDict, data: Data, iteration: int = 0) -> Work:
 def without(config: ConfigDict, data: Data, *parts: str) -> Work:
     """Meta-iterations without some of "sampling" (done before), "optimiser" (Adam's part in it) and "backward"."""
 
+    source = first_seed(data)
+
     @jax.jit
     def sample(iteration: jax.Array) -> TrainTask:
         numbers = jnp.arange(config.meta_batch, dtype=jnp.int32)
-        return sample_meta_batch(config, config.seed, iteration, data.pools["train"], data.images.shape[1], numbers)
+        return sample_meta_batch(config, config.seed, iteration, source, data.pools["train"], numbers)
 
     episodes = jax.tree.map(lambda *x: jnp.stack(x), *(sample(i) for i in range(EPISODES)))
 
-    def loop_of(images: jax.Array) -> InnerLoop:
-        loop = inner_loop_of(config, images)
+    def loop_of(source: Source) -> InnerLoop:
+        loop = inner_loop_of(config, source)
         if "optimiser" in parts:
             loop = loop._replace(optimizer=optax.sgd(1e-9))  # the gradients are still used, and so computed
         if "backward" in parts:  # no weight has a gradient, and JAX computes none
-            honest = loop.apply
-            loop = loop._replace(apply=lambda params, images: honest(lax.stop_gradient(params), images))
+            honest = loop.loss
+            loop = loop._replace(loss=lambda params, batch: honest(lax.stop_gradient(params), batch))
         return loop
 
     @jax.jit
-    def advance(state: MetaState, images: jax.Array, amount: jax.Array) -> tuple[MetaState, MetaMetrics]:
-        loop = loop_of(images)
+    def advance(state: MetaState, source: Source, amount: jax.Array) -> tuple[MetaState, MetaMetrics]:
+        loop = loop_of(source)
         state = state._replace(opt_state=loop.optimizer.init(state.params))
 
         def meta_iteration(i: jax.Array, carry: tuple[MetaState, MetaMetrics]) -> tuple[MetaState, MetaMetrics]:
@@ -82,17 +85,22 @@ def without(config: ConfigDict, data: Data, *parts: str) -> Work:
         return lax.fori_loop(0, amount, meta_iteration, (state, MetaMetrics(jnp.zeros(()), jnp.zeros(()))))
 
     state = jax.tree.map(lambda x: jnp.asarray(x[0]), initial_states(config))
-    images = jnp.asarray(np.asarray(data.images))
-    return lambda amount: jax.block_until_ready(advance(state, images, amount))
+    return lambda amount: jax.block_until_ready(advance(state, source, amount))
+
+
+def first_seed(data: Data) -> Source:
+    """Returns what the first seed's tasks are sampled from."""
+    shared, of_seeds = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), data.source)
+    return shared, jax.tree.map(lambda x: x[0], of_seeds)
 
 
 def training_torch(config: ConfigDict, data: Data) -> Work:
     """Meta-iterations of the PyTorch reference, on the episodes that the training program samples first."""
-    drawings = torch.from_numpy(np.array(data.images)).flatten(0, 1)
+    drawings = torch.from_numpy(np.array(data.source[0][..., 0]))
     tasks = []
     for i in range(EPISODES):
         numbers = jnp.arange(config.meta_batch)
-        sampled = sample_meta_batch(config, config.seed, i, data.pools["train"], data.images.shape[1], numbers)
+        sampled = sample_meta_batch(config, config.seed, i, first_seed(data), data.pools["train"], numbers)
         tasks.append(bridge.train_tasks(sampled, drawings))
     state, inner = torch_state(config), inner_of(config)
 
@@ -113,7 +121,7 @@ def evaluation(config: ConfigDict, data: Data) -> Work:
 
     def work(amount: int) -> None:
         for _ in range(amount):
-            jax.block_until_ready(program(states, data.images, *arguments))
+            jax.block_until_ready(program(states, data.source, *arguments))
 
     return work
 
@@ -128,17 +136,17 @@ def curve(config: ConfigDict, data: Data) -> Work:
     def work(amount: int) -> None:
         for i in range(amount):
             keys = curve_keys(seeds, i, len(data.pools))
-            jax.device_get(program(states, data.images, pools, keys))
+            jax.device_get(program(states, data.source, pools, keys))
 
     return work
 
 
 def evaluation_torch(config: ConfigDict, data: Data) -> Work:
     """The same on the PyTorch reference, the same tasks."""
-    drawings = torch.from_numpy(np.array(data.images)).flatten(0, 1)
+    drawings = torch.from_numpy(np.array(data.source[0][..., 0]))
     mesh = mesh_of(config)
     program, states = eval_program(config, mesh, config.shots), put(mesh, initial_states(config))
-    sampled, _ = program(states, data.images, *eval_arguments(config, data))
+    sampled, _ = program(states, data.source, *eval_arguments(config, data))
     tasks = bridge.eval_tasks(jax.tree.map(lambda x: x[0], sampled), drawings)
     state, inner = torch_state(config), inner_of(config)
 

@@ -5,7 +5,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from reptile_jax.data import DATA_SETS
+from reptile_jax.data import DATA_SETS, num_train, set_sizes
+from reptile_jax.data.images import SETS
+from reptile_jax.networks import NETWORKS
 from reptile_jax.networks.layers import CONVOLUTIONS
 
 TASKS_AT_ONCE = ("auto", "one", "all")
@@ -23,6 +25,7 @@ FREE_FIELDS = frozenset(
         "eval_samples",
         "eval_interval",
         "eval_seed",
+        "eval_set",
         "eval_train",
         "transductive",
         "checkpoint_interval",
@@ -49,6 +52,26 @@ def seeds_of(config: ConfigDict) -> range:
 def eval_shots(config: ConfigDict) -> list[int]:
     """Every shot count to evaluate, ascending; the config's own among them."""
     return sorted({config.shots, *config.eval_shots})
+
+
+def eval_sets(config: ConfigDict) -> list[str]:
+    """The sets of classes that a run has to do with: "train", the held-out one of curves and headline, and others.
+
+    The held-out set is `eval_set`, or with "auto" the validation classes where there are any, else the test classes. A
+    run on test classes reports validation classes too, where the data set itself has some (as released).
+    """
+    held_out = config.eval_set
+    sizes = _sizes(config)
+    if held_out == "auto":
+        held_out = "validation" if "validation" in sizes else "test"
+    others = ["validation"] if held_out == "test" and "validation" in sizes else []
+    return ["train", held_out, *others]
+
+
+def _sizes(config: ConfigDict) -> dict[str, int]:
+    """Classes of every set, before turns make more of them."""
+    described = DATA_SETS[config.data.name].describe(config.data)
+    return set_sizes(described, num_train(config.data, len(described.names)), config.data.validation_classes)
 
 
 def validate(config: ConfigDict) -> None:
@@ -91,7 +114,13 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.name": _among(*DATA_SETS),
     "data.dir": _TEXT,
     "data.archives": _TEXT,
+    "data.size": _whole(1, 1024),
+    "data.channels": _among(1, 3),
+    "data.rotations": _SWITCH,
+    "data.train_classes": _whole(0),
     "data.validation_classes": _whole(0),
+    "model.name": _among(*NETWORKS),
+    "model.filters": _whole(1, 4096),
     "classes": _whole(2),
     "shots": _whole(1),
     "train_shots": _whole(0),
@@ -113,6 +142,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eval_samples": _whole(2),
     "eval_interval": _whole(1),
     "eval_seed": _whole(0),
+    "eval_set": _among("auto", *SETS[1:]),
     "eval_train": _SWITCH,
     "transductive": _SWITCH,
     "checkpoint_interval": _whole(1),
@@ -128,7 +158,7 @@ def _problems(config: ConfigDict) -> Iterator[str]:
     for name in sorted(field_names(config) ^ {*_FIELDS, "eval_shots"}):
         yield f"{name} is {'missing' if name in _FIELDS else 'no field'}: begin with configs/default.py's config"
     for name, (holds, wanted) in _FIELDS.items():
-        value = _get(config, name)
+        value = get_field(config, name)
         if not holds(value):
             yield f"{name}={value!r} is not possible: give {wanted}"
     if not config.eval_shots or not all(_whole(1)[0](x) for x in config.eval_shots):
@@ -136,46 +166,58 @@ def _problems(config: ConfigDict) -> Iterator[str]:
     if seeds_of(config)[-1] > 2**31 - 1:
         yield f"num_seeds={config.num_seeds} from seed={config.seed} on go beyond {2**31 - 1}: give a smaller seed"
 
-    data = DATA_SETS[config.data.name]
-    held_out = config.data.validation_classes
-    if held_out >= data.train_characters:
-        yield (
-            f"data.validation_classes={held_out} leaves none of the {data.train_characters} training characters of "
-            f"{config.data.name}: give less"
-        )
-    if config.classes > 4 * (data.train_characters - held_out):
-        yield (
-            f"classes={config.classes} exceeds the {4 * (data.train_characters - held_out)} training classes of "
-            f"{config.data.name}: give less"
-        )
-    kind, characters = ("validation", held_out) if held_out else ("test", data.characters - data.train_characters)
-    if config.classes > characters:
-        yield f"classes={config.classes} exceeds the {characters} {kind} characters of {config.data.name}: give less"
-    for shots in eval_shots(config):
-        if shots + 1 > data.drawings:
-            name = "shots" if shots == config.shots else "eval_shots"
-            yield (
-                f"{name}={shots} and one query exceed the {data.drawings} drawings of a character: give at most "
-                f"{data.drawings - 1}"
-            )
+    yield from _data_problems(config)
     shots = train_shots(config)
-    if shots > data.drawings:
-        yield f"train_shots={shots} exceeds the {data.drawings} drawings of a character: give at most {data.drawings}"
     if config.foml_tail and not config.foml:
         yield f"foml_tail={config.foml_tail} has no meaning without first-order MAML: give foml=True or foml_tail=0"
     if config.foml_tail >= shots:
-        yield f"foml_tail={config.foml_tail} leaves no drawings of train_shots={shots} for the other steps: give less"
+        yield f"foml_tail={config.foml_tail} leaves no images of train_shots={shots} for the other steps: give less"
     if config.replacement:
         fewest = eval_shots(config)[0]
-        for name, drawings, task in (
+        for name, images, task in (
             ("inner_batch", config.classes * (shots - config.foml_tail), "training task"),
             ("eval_batch", config.classes * fewest, f"{fewest}-shot task"),
         ):
-            if config[name] > drawings:
+            if config[name] > images:
                 yield (
-                    f"{name}={config[name]} exceeds the {drawings} drawings of a {task}, which replacement draws "
-                    f"without repeating: give at most {drawings}"
+                    f"{name}={config[name]} exceeds the {images} images of a {task}, which replacement draws "
+                    f"without repeating: give at most {images}"
                 )
+
+
+def _data_problems(config: ConfigDict) -> Iterator[str]:
+    """Yields one line for each problem with the data set, and with what a run wants of it."""
+    data, name = config.data, config.data.name
+    known = DATA_SETS[name]
+    for field, value, wanted in zip(("size", "channels"), (data.size, data.channels), known.shape or (), strict=False):
+        if value != wanted:
+            yield f"data.{field}={value} is not possible: {name} has {wanted}"
+    described = known.describe(data)
+    train = num_train(data, len(described.names))
+    if described.sets is None and not 0 < train < len(described.names):
+        classes = len(described.names)
+        yield f"data.train_classes={train} leaves no test class of the {classes} classes of {name}: give less"
+    if described.sets is None and data.validation_classes >= train:
+        yield (
+            f"data.validation_classes={data.validation_classes} leaves none of the {train} training classes of {name}: "
+            f"give less"
+        )
+    if described.sets is not None and (data.validation_classes or data.train_classes):
+        field = "validation_classes" if data.validation_classes else "train_classes"
+        yield f"data.{field}={data[field]} is not possible: {name} has sets of its own in {data.dir}: give 0"
+    sizes, turns = _sizes(config), 4 if data.rotations else 1
+    for kind in eval_sets(config):
+        classes = sizes.get(kind, 0) * (turns if kind == "train" else 1)
+        if config.classes > classes:
+            yield f"classes={config.classes} exceeds the {classes} {kind} classes of {name}: give less"
+    fewest = min(described.counts)
+    where = f"the {fewest} images of {described.names[described.counts.index(fewest)]}"
+    for shots in eval_shots(config):
+        if shots + 1 > fewest:
+            field = "shots" if shots == config.shots else "eval_shots"
+            yield f"{field}={shots} and one query exceed {where}: give at most {fewest - 1}"
+    if train_shots(config) > fewest:
+        yield f"train_shots={train_shots(config)} exceeds {where}: give at most {fewest}"
 
 
 def field_names(config: ConfigDict) -> set[str]:
@@ -187,10 +229,36 @@ def field_names(config: ConfigDict) -> set[str]:
     }
 
 
-def _get(config: ConfigDict, name: str) -> Any:
+def get_field(config: ConfigDict, name: str) -> Any:
+    """Returns a field by its name, "data.name"."""
     for part in name.split("."):
         config = config[part]
     return config
+
+
+# What an older run did, whose config lacks a field; what today's default is does not matter here.
+OLDER = {
+    "data.size": 28,
+    "data.channels": 1,
+    "data.rotations": True,
+    "data.train_classes": 0,
+    "model.name": "omniglot",
+    "model.filters": 64,
+    "eval_set": "auto",
+}
+
+
+def completed(saved: ConfigDict) -> ConfigDict:
+    """Returns a saved config with the fields that its version did not have, as that version did without them."""
+    fields = {name: value for name, value in OLDER.items() if name not in field_names(saved)}
+    whole = ConfigDict(saved.to_dict())
+    for name, value in fields.items():
+        section, _, field = name.rpartition(".")
+        if section:
+            whole.setdefault(section, ConfigDict())[field] = value
+        else:
+            whole[field] = value
+    return whole
 
 
 def differences(saved: ConfigDict, config: ConfigDict) -> list[str]:
@@ -200,5 +268,7 @@ def differences(saved: ConfigDict, config: ConfigDict) -> list[str]:
     """
     free = FREE_FIELDS | ({"meta_iters"} if config.meta_step == config.meta_step_final else set())
     names = [name for name in _FIELDS if name not in free]
-    before, now = ({name: _get(c, name) for name in names} | {"train_shots": train_shots(c)} for c in (saved, config))
+    before, now = (
+        {name: get_field(c, name) for name in names} | {"train_shots": train_shots(c)} for c in (saved, config)
+    )
     return [f"{name}: {before[name]!r} -> {now[name]!r}" for name in names if before[name] != now[name]]

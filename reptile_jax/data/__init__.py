@@ -1,58 +1,78 @@
-"""Data sets of few-shot classes: Omniglot, and `glyphs`, synthetic handwriting made on the spot.
+"""Data sets: `DATA_SETS` names them, and a config's `data.name` picks one.
 
-Each has a module with `load`, which returns a `Characters` array; `load_split` is the way in.
+A data set is described without its pixels, to check a config, and loaded as `Images`.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+from ml_collections import ConfigDict
+
 from reptile_jax.data import glyphs
-from reptile_jax.data.characters import Characters, DataError, Split, split
+from reptile_jax.data.characters import SIZE, as_images
+from reptile_jax.data.images import DataError, Description, Images, set_sizes, split, turned, with_turns
 from reptile_jax.data.omniglot_archive import BACKGROUND, DRAWINGS, EVALUATION
 
 
 class DataSet(NamedTuple):
-    """The size of a data set, known before it is loaded."""
+    """What there is to know of a data set; every function takes a config's `data`.
 
-    characters: int
-    train_characters: int
-    drawings: int  # of each character
+    Attributes:
+        kind: the kind of task its tasks are, a key of `tasks.KINDS`.
+        label: its name where results are shown; synthetic data is called that.
+        shape: size and channels that its images have; None: whatever the config says.
+        scale: what the pixels are divided by, to be numbers from 0 to 1.
+        train_classes: classes to train on where the config's `data.train_classes` is 0; 0: four fifths.
+        describe: the data set without its pixels.
+        load: reads it; raises DataError where it is missing or damaged.
+    """
+
+    kind: str
+    label: str
+    shape: tuple[int, int] | None
+    scale: int
+    train_classes: int
+    describe: Callable[[ConfigDict], Description]
+    load: Callable[[ConfigDict], Images]
+
+
+def _omniglot(data: ConfigDict) -> Images:
+    from reptile_jax.data import omniglot  # here, because TFDS takes seconds to import and other data has no need of it
+
+    return as_images(omniglot.load(data.dir, data.archives))
+
+
+def _omniglot_described(_: ConfigDict) -> Description:
+    names = [*BACKGROUND.characters(), *EVALUATION.characters()]
+    return Description(tuple("/".join(name) for name in names), (DRAWINGS,) * len(names))
+
+
+def _glyphs_described(_: ConfigDict) -> Description:
+    return Description(glyphs.names(), (glyphs.DRAWINGS,) * glyphs.CHARACTERS)
 
 
 DATA_SETS = {
-    "omniglot": DataSet(len(BACKGROUND.characters()) + len(EVALUATION.characters()), 1200, DRAWINGS),
-    "glyphs": DataSet(glyphs.CHARACTERS, glyphs.TRAIN_CHARACTERS, glyphs.DRAWINGS),
-}
+    "omniglot": DataSet("images", "Omniglot", (SIZE, 1), 1, 1200, _omniglot_described, _omniglot),
+    "glyphs": DataSet(
+        "images", "glyphs (synthetic)", (SIZE, 1), 1, glyphs.TRAIN_CHARACTERS, _glyphs_described,
+        lambda data: as_images(glyphs.load()),
+    ),
+}  # fmt: skip
 
-__all__ = ["DATA_SETS", "Characters", "DataError", "DataSet", "Split", "load_characters", "load_split", "split"]
-
-
-def load_split(name: str, data_dir: str, archives: str, seed: int, validation_classes: int) -> Split:
-    """Loads a data set by its name and splits its characters into classes.
-
-    Args:
-        name: "omniglot" or "glyphs".
-        data_dir: where TFDS keeps the prepared copy of Omniglot; "": TFDS_DATA_DIR or ~/tensorflow_datasets.
-        archives: folder with Omniglot's two zip files; "": they are downloaded if no prepared copy exists.
-        seed: seed of the split into training and test characters.
-        validation_classes: number of training characters to hold out for tuning.
-
-    Returns:
-        Training classes (rotated), validation and test characters: uint8 [classes, drawings, 28, 28] each.
-
-    Raises:
-        ValueError: there is no data set of that name.
-        DataError: the data is missing or damaged, or `validation_classes` leaves no training character.
-    """
-    return split(load_characters(name, data_dir, archives), DATA_SETS[name].train_characters, seed, validation_classes)
+__all__ = [
+    "DATA_SETS",
+    "DataError",
+    "DataSet",
+    "Description",
+    "Images",
+    "num_train",
+    "set_sizes",
+    "split",
+    "turned",
+    "with_turns",
+]
 
 
-def load_characters(name: str, data_dir: str, archives: str) -> Characters:
-    """Loads all characters of a data set; arguments and errors are those of `load_split`."""
-    if name not in DATA_SETS:
-        raise ValueError(f"unknown data set {name!r}: it is one of {', '.join(DATA_SETS)}")
-    if name == "omniglot":
-        # Imported here because TFDS takes seconds to import and the synthetic data set has no need of it.
-        from reptile_jax.data import omniglot
-
-        return omniglot.load(data_dir, archives)
-    return glyphs.load()
+def num_train(data: ConfigDict, classes: int) -> int:
+    """Returns how many of so many classes are for training, those held out for validation included."""
+    return data.train_classes or DATA_SETS[data.name].train_classes or round(0.8 * classes)

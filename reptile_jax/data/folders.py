@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reptile_jax.data.characters import DataError
+from reptile_jax.data.images import DataError
 
 SETS = {"train": "train", "val": "validation", "test": "test"}  # name of the folder -> of the set
 LARGEST_MEMBER = 2**30  # bytes of one image in a zip file; a small zip file can hold a far larger member

@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 
-from reptile_jax.data.characters import DataError
 from reptile_jax.data.folders import listing
+from reptile_jax.data.images import DataError
 from reptile_jax.testing.small_images import members, write_folder, write_zip
 
 ANIMALS = {"cat": 3, "ant": 2, "bee": 4}

@@ -58,8 +58,13 @@ def load(seed: int = 0) -> Characters:
     pen = 0.5 + 0.4 * rng.random((CHARACTERS, DRAWINGS))  # radius in pixels
     return Characters(
         images=_rasterise(_along_spline(points), strokes.character, pen),
-        names=tuple(f"Glyphs/character{number + 1:03d}" for number in range(CHARACTERS)),
+        names=names(),
     )
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of the characters."""
+    return tuple(f"Glyphs/character{number + 1:03d}" for number in range(CHARACTERS))
 
 
 def _bell(rng: np.random.Generator, *shape: int) -> np.ndarray:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import reptile_jax
-from reptile_jax import data
 from reptile_jax.data import glyphs
-from reptile_jax.data.characters import Characters
+from reptile_jax.data.characters import Characters, as_images
+from reptile_jax.data.images import split
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +65,15 @@ def test_neither_pixels_nor_the_amount_of_ink_give_the_class_away(characters):
 
 
 def test_split():
-    train, validation, test = data.load_split("glyphs", "", "", 0, 20)
-    assert (len(train.names), len(validation.names), len(test.names)) == (4 * 330, 20, 150)
+    sets = split(as_images(glyphs.load()), glyphs.TRAIN_CHARACTERS, 20, 0)
+    assert {name: len(classes) for name, classes in sets.items()} == {"train": 330, "validation": 20, "test": 150}
 
 
 def test_needs_neither_jax_nor_tfds():
     code = """
 import sys
 from reptile_jax import data
-data.load_split("glyphs", "", "", 0, 0)
+data.DATA_SETS["glyphs"].load(None)
 assert "jax" not in sys.modules and "tensorflow_datasets" not in sys.modules
 """
     root = Path(reptile_jax.__file__).parents[1]

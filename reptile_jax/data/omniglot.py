@@ -24,7 +24,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core.download import download_manager, downloader, util
 
-from reptile_jax.data.characters import SIZE, Characters, DataError
+from reptile_jax.data.characters import SIZE, Characters
+from reptile_jax.data.images import DataError
 from reptile_jax.data.omniglot_archive import BACKGROUND, DRAWINGS, EVALUATION, read_archive
 from reptile_jax.files import lock
 

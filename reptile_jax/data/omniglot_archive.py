@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from reptile_jax.data.characters import SIZE, DataError
+from reptile_jax.data.characters import SIZE
+from reptile_jax.data.images import DataError
 
 DRAWINGS = 20  # of each character, by 20 different hands
 _ORIGINAL_SIZE = (105, 105)  # pixels

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reptile_jax.data.characters import DataError
+from reptile_jax.data.images import DataError
 from reptile_jax.data.omniglot_archive import BACKGROUND, EVALUATION, read_archive
 from reptile_jax.testing.small_omniglot import SMALL, members, png, write_zip
 

@@ -14,9 +14,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 import reptile_jax
-from reptile_jax import data
 from reptile_jax.data import omniglot
-from reptile_jax.data.characters import DataError
+from reptile_jax.data.characters import as_images
+from reptile_jax.data.images import DataError, split
 from reptile_jax.data.omniglot_archive import BACKGROUND, EVALUATION
 from reptile_jax.testing.small_omniglot import (
     ARCHIVES,
@@ -296,8 +296,7 @@ def test_real_drawings_are_those_of_the_released_code(archive, prepared):
 
 @real
 def test_real_split(prepared):
-    train, validation, test = data.load_split("omniglot", str(prepared), "", 0, 100)
-    assert (len(train.names), len(validation.names), len(test.names)) == (4400, 100, 423)
-    assert train.images.shape == (4400, 20, 28, 28)
-    characters = [{name.split("/rot")[0] for name in part.names} for part in (train, validation, test)]
-    assert len(set.union(*characters)) == 1100 + 100 + 423
+    images = as_images(omniglot.load(str(prepared)))
+    sets = split(images, 1200, 100, 0)
+    assert {name: len(classes) for name, classes in sets.items()} == {"train": 1100, "validation": 100, "test": 423}
+    assert len(set(np.concatenate(list(sets.values())))) == len(images.names) == 1623

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reptile_jax.data.characters import DataError
+from reptile_jax.data.images import DataError
 from reptile_jax.data.prepared import prepare, read_image
 from reptile_jax.testing.small_images import encoded, pixels
 

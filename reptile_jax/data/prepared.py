@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from reptile_jax.data.characters import DataError
 from reptile_jax.data.folders import Listing, Part, listing
+from reptile_jax.data.images import DataError
 from reptile_jax.files import lock, replace_text
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")

@@ -15,7 +15,7 @@ from PIL import Image
 
 import reptile_jax
 from reptile_jax.data import prepared as module
-from reptile_jax.data.characters import DataError
+from reptile_jax.data.images import DataError
 from reptile_jax.data.prepared import pixels, prepare, prepared
 from reptile_jax.testing.small_images import FORMATS, encoded, members, write_folder, write_zip
 from reptile_jax.testing.small_images import pixels as random_pixels
@@ -247,7 +247,7 @@ RUN = """
 import os, sys, time
 from pathlib import Path
 from reptile_jax.data import prepared as module
-from reptile_jax.data.characters import DataError
+from reptile_jax.data.images import DataError
 write_text = module.replace_text
 def gate(*arguments):  # all images are written, and nothing says so yet
     if folder := os.environ.get("TEST_GATE"):

@@ -1,35 +1,42 @@
 """Episodes: from a random key to the drawings of a task, as indices into the data, on the device.
 
-A data set is one array of `characters * drawings` images; a drawing is its row in that array. Everything here is a pure
-function of its key, so the episodes of any meta-iteration can be sampled again, printed or handed to other code.
+A data set is one array of images; an image is its row in that array, and a class is a range of rows. Everything here is
+a pure function of its key, so the episodes of any meta-iteration can be sampled again, printed or handed to other code.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax, random
 
 
+class Classes(NamedTuple):
+    """Where the images of every class lie in the data: rows first, first + 1, ... first + counts - 1."""
+
+    first: jax.Array  # [classes] int32
+    counts: jax.Array  # [classes] int32
+
+
 class Pool(NamedTuple):
-    """The classes a task is drawn from: `size` characters of the data set from `start` on (traced or not)."""
+    """The classes a task is drawn from: `size` of them from `start` on (traced or not)."""
 
     start: jax.Array | int
     size: jax.Array | int
 
 
 class Examples(NamedTuple):
-    """Drawings and their labels; leading axes (tasks, steps) come before the last one, the examples."""
+    """Images and their labels; leading axes (tasks, steps) come before the last one, the examples."""
 
-    rows: jax.Array  # [..., examples] int32, rows of the data [characters * drawings, 28, 28]
+    rows: jax.Array  # [..., examples] int32, rows of the data [rows, height, width, channels]
     labels: jax.Array  # [..., examples] int32, 0..classes-1
 
 
 class TrainTask(NamedTuple):
     """What the inner loop of one training task sees."""
 
-    batches: Examples  # [inner_iters, inner_batch]; one step less where there is a tail
-    tail: Examples | None  # [classes * foml_tail], the last step of first-order MAML
+    batches: Any  # Examples [inner_iters, inner_batch] of images; one step less where there is a tail
+    tail: Any  # Examples [classes * foml_tail], the last step of first-order MAML; None: it has no batch of its own
 
 
 class EvalTask(NamedTuple):
@@ -69,7 +76,7 @@ def sample_distinct(key: jax.Array, population: jax.Array | int, count: int) -> 
     return lax.fori_loop(0, count, insert, jnp.full((count,), -1, jnp.int32))
 
 
-def mini_batches(key: jax.Array, examples: Examples, batch: int, steps: int, replacement: bool) -> Examples:
+def mini_batches(key: jax.Array, examples: Any, batch: int, steps: int, replacement: bool) -> Any:
     """Hands out the examples of one task in `steps` mini-batches, as the released code does.
 
     Without replacement the examples are shuffled and handed out in order, and shuffled again whenever they run out; a
@@ -78,21 +85,20 @@ def mini_batches(key: jax.Array, examples: Examples, batch: int, steps: int, rep
 
     Args:
         key: random key.
-        examples: the task's drawings, [examples].
-        batch: drawings per mini-batch.
+        examples: the task's examples, a pytree of arrays [examples, ...].
+        batch: examples per mini-batch.
         steps: number of mini-batches.
         replacement: draw every mini-batch afresh.
 
     Returns:
-        Examples of shape [steps, batch].
+        A pytree like `examples`, of arrays [steps, batch, ...].
 
     Raises:
         ValueError: with replacement, where a batch exceeds the examples.
     """
-    size = examples.rows.shape[0]
+    size = jax.tree.leaves(examples)[0].shape[0]
     if steps == 0:  # first-order MAML with a tail and a single step
-        empty = jnp.zeros((0, batch), jnp.int32)
-        return Examples(empty, empty)
+        return jax.tree.map(lambda x: jnp.zeros((0, batch, *x.shape[1:]), x.dtype), examples)
     if replacement:
         if batch > size:
             raise ValueError(f"cannot draw batches of {batch} distinct drawings out of {size}")
@@ -100,7 +106,7 @@ def mini_batches(key: jax.Array, examples: Examples, batch: int, steps: int, rep
     else:
         order = _shuffles(key, -(-steps * batch // size), size)
         order = order.reshape(-1)[: steps * batch].reshape(steps, batch)
-    return Examples(examples.rows[order], examples.labels[order])
+    return jax.tree.map(lambda x: x[order], examples)
 
 
 def _shuffles(key: jax.Array, count: int, size: int) -> jax.Array:
@@ -109,12 +115,13 @@ def _shuffles(key: jax.Array, count: int, size: int) -> jax.Array:
     return jnp.argsort(bits.reshape(count, size), axis=-1).astype(jnp.int32)
 
 
-def _sample_drawings(key: jax.Array, pool: Pool, drawings: int, classes: int, shots: int) -> jax.Array:
-    """Draws distinct classes and distinct drawings of each: [classes, shots] int32 rows of the data."""
-    class_key, drawing_key = random.split(key)
+def _sample_images(key: jax.Array, table: Classes, pool: Pool, classes: int, shots: int) -> jax.Array:
+    """Draws distinct classes and distinct images of each: [classes, shots] int32 rows of the data."""
+    class_key, image_key = random.split(key)
     chosen = pool.start + sample_distinct(class_key, pool.size, classes)
-    per_class = jax.vmap(lambda k: sample_distinct(k, drawings, shots))(random.split(drawing_key, classes))
-    return chosen[:, None] * drawings + per_class
+    first, counts = table.first[chosen], table.counts[chosen]
+    within = jax.vmap(lambda k, n: sample_distinct(k, n, shots))(random.split(image_key, classes), counts)
+    return first[:, None] + within
 
 
 def _examples(rows: jax.Array) -> Examples:
@@ -125,9 +132,9 @@ def _examples(rows: jax.Array) -> Examples:
 
 def sample_train_task(
     key: jax.Array,
+    table: Classes,
     pool: Pool,
     *,
-    drawings: int,
     classes: int,
     shots: int,
     inner_batch: int,
@@ -139,8 +146,8 @@ def sample_train_task(
 
     Args:
         key: random key of the task.
-        pool: the classes to draw from, at least `classes`.
-        drawings: drawings of each character in the data set.
+        table: where the images of every class lie.
+        pool: the classes to draw from, at least `classes`; each has at least as many images as are drawn of it.
         classes: classes of the task.
         shots: drawings per class.
         inner_batch: drawings per inner step.
@@ -151,8 +158,8 @@ def sample_train_task(
     Returns:
         The task; with a tail, `batches` has one step less and never holds a drawing of the tail.
     """
-    drawing_key, batch_key = random.split(key)
-    rows = _sample_drawings(drawing_key, pool, drawings, classes, shots)
+    image_key, batch_key = random.split(key)
+    rows = _sample_images(image_key, table, pool, classes, shots)
     tail = _examples(rows[:, shots - tail_shots :]) if tail_shots else None
     steps = inner_iters - 1 if tail_shots else inner_iters
     examples = _examples(rows[:, : shots - tail_shots])
@@ -161,9 +168,9 @@ def sample_train_task(
 
 def sample_eval_task(
     key: jax.Array,
+    table: Classes,
     pool: Pool,
     *,
-    drawings: int,
     classes: int,
     shots: int,
     eval_batch: int,
@@ -174,8 +181,8 @@ def sample_eval_task(
 
     Args:
         key: random key of the task.
-        pool: the classes to draw from, at least `classes`.
-        drawings: drawings of each character in the data set.
+        table: where the images of every class lie.
+        pool: the classes to draw from, at least `classes`; each has at least as many images as are drawn of it.
         classes: classes of the task.
         shots: support drawings per class.
         eval_batch: drawings per inner step.
@@ -185,8 +192,8 @@ def sample_eval_task(
     Returns:
         The task; no query is in its support set.
     """
-    drawing_key, batch_key = random.split(key)
-    rows = _sample_drawings(drawing_key, pool, drawings, classes, shots + 1)
+    image_key, batch_key = random.split(key)
+    rows = _sample_images(image_key, table, pool, classes, shots + 1)
     support = _examples(rows[:, :shots])
     batches = mini_batches(batch_key, support, eval_batch, eval_iters, replacement)
     return EvalTask(batches, support, _examples(rows[:, shots:]))

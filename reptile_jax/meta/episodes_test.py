@@ -7,11 +7,20 @@ import pytest
 from jax import random
 
 from reptile_jax.meta import episodes
-from reptile_jax.meta.episodes import Examples, Pool, mini_batches, sample_distinct, sample_eval_task, sample_train_task
+from reptile_jax.meta.episodes import (
+    Classes,
+    Examples,
+    Pool,
+    mini_batches,
+    sample_distinct,
+    sample_eval_task,
+    sample_train_task,
+)
 
 POOL, DRAWINGS = Pool(300, 77), 20
-TRAIN = dict(drawings=DRAWINGS, classes=5, shots=10, inner_batch=10, inner_iters=7, replacement=False)
-EVAL = dict(drawings=DRAWINGS, classes=5, shots=3, eval_batch=4, eval_iters=9, replacement=False)
+TABLE = Classes(jnp.arange(500, dtype=jnp.int32) * DRAWINGS, jnp.full(500, DRAWINGS, jnp.int32))
+TRAIN = dict(classes=5, shots=10, inner_batch=10, inner_iters=7, replacement=False)
+EVAL = dict(classes=5, shots=3, eval_batch=4, eval_iters=9, replacement=False)
 
 
 def many(sample, count):
@@ -85,7 +94,7 @@ def test_a_biased_sampler_fails_the_uniformity_check():
 
 
 def test_classes_of_a_large_pool_are_uniform():
-    rows = many(lambda key: sample_train_task(key, POOL, **TRAIN).batches.rows, 4000) // DRAWINGS
+    rows = many(lambda key: sample_train_task(key, TABLE, POOL, **TRAIN).batches.rows, 4000) // DRAWINGS
     classes = np.concatenate([np.unique(task) for task in rows])
     assert classes.min() == POOL.start and classes.max() == POOL.start + POOL.size - 1
     counts = np.bincount(classes - POOL.start)
@@ -121,7 +130,7 @@ def test_replacement_batches_are_distinct_inside_and_independent_between():
 
 
 def test_training_task_has_distinct_classes_and_drawings():
-    batches = many(lambda key: sample_train_task(key, POOL, **TRAIN).batches, 300)
+    batches = many(lambda key: sample_train_task(key, TABLE, POOL, **TRAIN).batches, 300)
     for rows, labels in zip(batches.rows, batches.labels, strict=True):
         by_label = {label: set((rows[labels == label] // DRAWINGS).tolist()) for label in range(5)}
         assert all(len(classes) == 1 for classes in by_label.values())
@@ -132,7 +141,7 @@ def test_training_task_has_distinct_classes_and_drawings():
 @pytest.mark.parametrize("inner_iters", [1, 4])
 def test_tail_shares_no_drawing_with_the_other_steps(inner_iters):
     settings = TRAIN | dict(inner_iters=inner_iters, tail_shots=3)
-    task = many(lambda key: sample_train_task(key, POOL, **settings), 100)
+    task = many(lambda key: sample_train_task(key, TABLE, POOL, **settings), 100)
     assert task.batches.rows.shape == (100, inner_iters - 1, 10)
     assert task.tail.rows.shape == (100, 15)
     for batches, tail in zip(task.batches.rows, task.tail.rows, strict=True):
@@ -142,7 +151,7 @@ def test_tail_shares_no_drawing_with_the_other_steps(inner_iters):
 
 
 def test_no_query_is_in_the_support_set_and_batches_come_from_it():
-    task = many(lambda key: sample_eval_task(key, POOL, **EVAL), 200)
+    task = many(lambda key: sample_eval_task(key, TABLE, POOL, **EVAL), 200)
     for support, queries, batches in zip(task.support.rows, task.queries.rows, task.batches.rows, strict=True):
         assert len(set(support.tolist())) == 15
         assert not set(support.tolist()) & set(queries.tolist())
@@ -153,7 +162,7 @@ def test_no_query_is_in_the_support_set_and_batches_come_from_it():
 
 def test_the_same_key_gives_the_same_task_in_any_batch_and_any_precision(x64):
     keys = random.split(random.key(1), 6)
-    sample = lambda key: sample_train_task(key, POOL, **TRAIN)  # noqa: E731
+    sample = lambda key: sample_train_task(key, TABLE, POOL, **TRAIN)  # noqa: E731
     together = jax.vmap(sample)(keys)
     with jax.enable_x64(False):
         for i in range(6):

@@ -8,29 +8,25 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from reptile_jax.meta.episodes import Examples
-
 Params = Any  # pytree of the network's weights
 OptState = Any  # pytree of the inner optimiser: Adam's second moment and step count
-ApplyFn = Callable[..., Any]  # (params, images [batch, 28, 28]) -> logits [batch, classes]
+Batch = Any  # pytree of one mini-batch, whatever the kind of task
+ApplyFn = Callable[..., Any]  # (params, inputs [batch, ...]) -> outputs [batch, outputs]
+LossFn = Callable[[Params, Batch], jax.Array]  # -> scalar
 
 
 class InnerLoop(NamedTuple):
     """What every inner loop of a run shares.
 
     Attributes:
-        apply: the network.
+        loss: what a step descends, a function of weights and one mini-batch.
         optimizer: the inner optimiser.
         weight_decay: factor on every weight before each step; 1 is off.
-        data: [characters * drawings, 28, 28] uint8, what the rows of an episode point into.
-        first_row: of the data, from which the rows of an episode count.
     """
 
-    apply: ApplyFn
+    loss: LossFn
     optimizer: optax.GradientTransformation
-    weight_decay: float
-    data: jax.Array
-    first_row: jax.Array | int = 0
+    weight_decay: float | jax.Array
 
 
 def inner_optimizer(learning_rate: float, sgd: bool) -> optax.GradientTransformation:
@@ -48,18 +44,13 @@ def inner_optimizer(learning_rate: float, sgd: bool) -> optax.GradientTransforma
     )
 
 
-def images_of(loop: InnerLoop, rows: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Gathers drawings as numbers: rows [...] -> [..., 28, 28], ink 0 and paper 1."""
-    return loop.data[rows + loop.first_row].astype(dtype)
-
-
 def summed_loss(apply: ApplyFn, params: Params, images: jax.Array, labels: jax.Array) -> jax.Array:
     """Cross entropy summed, not averaged, over the mini-batch, as released.
 
     Args:
         apply: the network.
         params: its weights.
-        images: [batch, 28, 28].
+        images: [batch, height, width, channels].
         labels: [batch] int32.
 
     Returns:
@@ -69,7 +60,7 @@ def summed_loss(apply: ApplyFn, params: Params, images: jax.Array, labels: jax.A
 
 
 def inner_step(
-    loop: InnerLoop, params: Params, opt_state: OptState, batch: Examples
+    loop: InnerLoop, params: Params, opt_state: OptState, batch: Batch
 ) -> tuple[Params, OptState, jax.Array]:
     """One optimiser step on one mini-batch, after the weights were multiplied by `weight_decay`.
 
@@ -77,22 +68,20 @@ def inner_step(
         loop: what the inner loops share.
         params: the task's weights.
         opt_state: the inner optimiser's state.
-        batch: [batch] drawings.
+        batch: one mini-batch, arrays [batch, ...].
 
     Returns:
-        Weights, optimiser state, and the summed loss before the step.
+        Weights, optimiser state, and the loss before the step.
     """
-    dtype = jax.tree.leaves(params)[0].dtype
     params = jax.tree.map(lambda p: p * loop.weight_decay, params)
-    images = images_of(loop, batch.rows, dtype)
-    loss, grads = jax.value_and_grad(lambda p: summed_loss(loop.apply, p, images, batch.labels))(params)
+    loss, grads = jax.value_and_grad(lambda p: loop.loss(p, batch))(params)
     with jax.numpy_dtype_promotion("standard"):  # Optax raises a float to an integer power
         updates, opt_state = loop.optimizer.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state, loss
 
 
 def inner_loop(
-    loop: InnerLoop, params: Params, opt_state: OptState, batches: Examples
+    loop: InnerLoop, params: Params, opt_state: OptState, batches: Batch
 ) -> tuple[Params, OptState, jax.Array]:
     """Runs one step for each mini-batch (paper, algorithm 1: U^k).
 
@@ -100,13 +89,13 @@ def inner_loop(
         loop: what the inner loops share.
         params: weights to start from, theta.
         opt_state: optimiser state to start from.
-        batches: [steps, batch] drawings.
+        batches: mini-batches, arrays [steps, batch, ...].
 
     Returns:
         Adapted weights phi, optimiser state, and losses [steps].
     """
 
-    def step(carry: tuple[Params, OptState], batch: Examples) -> tuple[tuple[Params, OptState], jax.Array]:
+    def step(carry: tuple[Params, OptState], batch: Batch) -> tuple[tuple[Params, OptState], jax.Array]:
         params, opt_state, loss = inner_step(loop, *carry, batch)
         return (params, opt_state), loss
 

@@ -1,14 +1,14 @@
 """Few-shot accuracy: adapt to a task's support set, classify its queries, under both protocols."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from reptile_jax.meta.episodes import EvalTask
-from reptile_jax.meta.inner_loop import ApplyFn, InnerLoop, OptState, Params, images_of, inner_loop
+from reptile_jax.meta.inner_loop import ApplyFn, InnerLoop, OptState, Params, inner_loop
 
 
 class Predictions(NamedTuple):
@@ -18,11 +18,20 @@ class Predictions(NamedTuple):
     inductive: jax.Array
 
 
-def predict_queries(loop: InnerLoop, params: Params, opt_state: OptState, task: EvalTask) -> Predictions:
+def predict_queries(
+    loop: InnerLoop,
+    apply: ApplyFn,
+    images_of: Callable[[jax.Array], jax.Array],
+    params: Params,
+    opt_state: OptState,
+    task: EvalTask,
+) -> Predictions:
     """Adapts to the support set and classifies the queries (released code: `Reptile.evaluate`).
 
     Args:
         loop: what the inner loops share.
+        apply: the network.
+        images_of: rows of the data [...] -> images [..., height, width, channels].
         params: the initialisation theta.
         opt_state: the inner optimiser's state as training left it; the caller's copy is untouched.
         task: the episode.
@@ -31,9 +40,7 @@ def predict_queries(loop: InnerLoop, params: Params, opt_state: OptState, task: 
         The predictions under both protocols, from the one adapted copy of the weights.
     """
     phi, _, _ = inner_loop(loop, params, opt_state, task.batches)
-    dtype = jax.tree.leaves(params)[0].dtype
-    support, queries = (images_of(loop, examples.rows, dtype) for examples in (task.support, task.queries))
-    return classify(loop.apply, phi, support, queries)
+    return classify(apply, phi, images_of(task.support.rows), images_of(task.queries.rows))
 
 
 def classify(apply: ApplyFn, phi: Params, support: jax.Array, queries: jax.Array) -> Predictions:
@@ -45,8 +52,8 @@ def classify(apply: ApplyFn, phi: Params, support: jax.Array, queries: jax.Array
     Args:
         apply: the network.
         phi: adapted weights.
-        support: [support, 28, 28], what they were adapted to.
-        queries: [queries, 28, 28].
+        support: [support, height, width, channels], what they were adapted to.
+        queries: [queries, height, width, channels].
 
     Returns:
         Predicted labels, [queries] each.
@@ -61,27 +68,3 @@ def classify(apply: ApplyFn, phi: Params, support: jax.Array, queries: jax.Array
         jnp.argmax(apply(phi, queries), axis=-1).astype(jnp.int32),
         jnp.argmax(inductive, axis=-1).astype(jnp.int32),
     )
-
-
-class Accuracy(NamedTuple):
-    """Accuracy over tasks, and the half-width of its 95% confidence interval; both between 0 and 1."""
-
-    accuracy: float
-    ci95: float
-    tasks: int
-
-    def __str__(self) -> str:
-        """In per cent, as "97.02 ± 0.31 %"."""
-        return f"{100 * self.accuracy:.2f} ± {100 * self.ci95:.2f} %"
-
-
-def accuracy(correct: np.ndarray) -> Accuracy:
-    """Mean and 95% interval over tasks: 1.96 standard errors of the per-task accuracies (normal approximation).
-
-    Args:
-        correct: [tasks, classes] bool, which queries were classified right.
-    """
-    per_task = correct.mean(axis=1)
-    tasks = len(per_task)
-    error = per_task.std(ddof=1) / np.sqrt(tasks) if tasks > 1 else float("nan")
-    return Accuracy(float(per_task.mean()), float(1.96 * error), tasks)

@@ -97,7 +97,7 @@ def mean_over_tasks(f: Callable[[TrainTask], Any], tasks: TrainTask, spread: Spr
         tasks: the tasks of this device, every array with a leading axis [tasks].
         spread: how they run, and where the others of the meta-batch are.
     """
-    real = jnp.ones(tasks.batches.rows.shape[0], bool) if spread.real is None else spread.real
+    real = jnp.ones(jax.tree.leaves(tasks)[0].shape[0], bool) if spread.real is None else spread.real
 
     def counted(task: TrainTask, counts: jax.Array) -> Any:
         return _floats(lambda x: jnp.where(counts, x, 0), f(task))

@@ -7,35 +7,45 @@ import optax
 import pytest
 from jax import random
 
-from reptile_jax.meta.episodes import Pool, sample_eval_task, sample_train_task
-from reptile_jax.meta.inner_loop import InnerLoop, inner_loop, inner_optimizer, inner_step
-from reptile_jax.meta.protocols import accuracy, predict_queries
+from reptile_jax.meta.episodes import Classes, Pool, sample_eval_task, sample_train_task
+from reptile_jax.meta.inner_loop import InnerLoop, inner_loop, inner_optimizer, inner_step, summed_loss
+from reptile_jax.meta.protocols import predict_queries
 from reptile_jax.meta.reptile import MetaState, meta_step_size, meta_update
+from reptile_jax.meta.statistics import mean_over_tasks
 from reptile_jax.networks.omniglot import OmniglotClassifier
 
 pytestmark = pytest.mark.usefixtures("x64")
 TASKS, STEPS, CLASSES = 3, 4, 3
 LR = 1e-3
+IMAGES = np.random.default_rng(0).integers(0, 2, (12 * 20, 28, 28, 1), np.uint8)
+TABLE = Classes(jnp.arange(12, dtype=jnp.int32) * 20, jnp.full(12, 20, jnp.int32))
 
 
 @pytest.fixture(scope="module")
 def images():
-    return np.random.default_rng(0).integers(0, 2, (12 * 20, 28, 28), np.uint8)
+    return IMAGES
 
 
 def loop_over(images, sgd=False, weight_decay=1.0):
-    return InnerLoop(NETWORK.apply, inner_optimizer(LR, sgd), weight_decay, jnp.asarray(images))
+    def loss(params, batch):
+        return summed_loss(NETWORK.apply, params, pixels_of(images, batch.rows), batch.labels)
+
+    return InnerLoop(loss, inner_optimizer(LR, sgd), weight_decay)
+
+
+def pixels_of(images, rows):
+    return jnp.asarray(images)[rows].astype(jnp.float64)
 
 
 def begin(loop):
-    params = NETWORK.init(random.key(0), jnp.zeros((1, 28, 28), jnp.float64))
+    params = NETWORK.init(random.key(0), jnp.zeros((1, 28, 28, 1), jnp.float64))
     return MetaState(params, loop.optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def sample_tasks(tail_shots, seed):
     sample = partial(
-        sample_train_task, pool=Pool(0, 12), drawings=20, classes=CLASSES, shots=4, inner_batch=5, inner_iters=STEPS,
+        sample_train_task, table=TABLE, pool=Pool(0, 12), classes=CLASSES, shots=4, inner_batch=5, inner_iters=STEPS,
         replacement=False, tail_shots=tail_shots,
     )  # fmt: skip
     return jax.vmap(sample)(random.split(random.key(seed), TASKS))
@@ -65,7 +75,7 @@ def _gradient(params, images, labels):
 
 def gradient_by_hand(loop, params, batch):
     """Gradient of the summed cross entropy, written out."""
-    return _gradient(params, loop.data[batch.rows].astype(jnp.float64), batch.labels)
+    return _gradient(params, pixels_of(IMAGES, batch.rows), batch.labels)
 
 
 def loop_in_python(loop, params, v, t, batches, sgd=False):
@@ -179,20 +189,20 @@ def test_step_size_is_linear_from_first_to_final():
 
 
 def sample_eval(seed):
-    settings = dict(drawings=20, classes=CLASSES, shots=2, eval_batch=4, eval_iters=5, replacement=False)
-    return sample_eval_task(random.key(seed), Pool(0, 12), **settings)
+    settings = dict(classes=CLASSES, shots=2, eval_batch=4, eval_iters=5, replacement=False)
+    return sample_eval_task(random.key(seed), TABLE, Pool(0, 12), **settings)
 
 
 def test_both_protocols_equal_plain_loops(images):
     loop, differ = loop_over(images), 0
+    pixels = lambda rows: pixels_of(images, jnp.asarray(rows))  # noqa: E731
     state = jitted_update(begin(loop), sample_tasks(0, 5), 1.0, images)
     for seed in range(4):
         task = sample_eval(seed)
-        got = jax.jit(lambda s, t: predict_queries(loop, s.params, s.opt_state, t))(state, task)
+        got = jax.jit(lambda s, t: predict_queries(loop, NETWORK.apply, pixels, s.params, s.opt_state, t))(state, task)
         batches = [jax.tree.map(lambda x, k=k: x[k], task.batches) for k in range(5)]
         second_moment = state.opt_state[0].nu
         phi, *_ = loop_in_python(loop, state.params, second_moment, int(state.opt_state[0].count), batches)
-        pixels = lambda rows: loop.data[jnp.asarray(rows)].astype(jnp.float64)  # noqa: E731
         assert got.transductive.tolist() == jitted_apply(phi, pixels(task.queries.rows)).argmax(-1).tolist()
         alone = [
             int(jitted_apply(phi, pixels([*task.support.rows.tolist(), int(query)]))[-1].argmax())
@@ -205,6 +215,6 @@ def test_both_protocols_equal_plain_loops(images):
 
 def test_accuracy_interval_is_over_tasks():
     correct = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]], bool)
-    measured = accuracy(correct)
-    assert measured.accuracy == pytest.approx(0.625) and measured.tasks == 4
+    measured = mean_over_tasks(correct.mean(axis=1))
+    assert measured.mean == pytest.approx(0.625) and measured.tasks == 4
     assert measured.ci95 == pytest.approx(1.96 * np.sqrt(((0.375**2) * 2 + 2 * 0.125**2) / 3) / 2)

@@ -1,1 +1,12 @@
-"""Networks, and the layers they are made of."""
+"""Networks: `NETWORKS` names them, and a config's `model.name` picks one."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+
+from reptile_jax.networks.omniglot import OmniglotClassifier
+
+# (outputs, width, how convolutions are computed) -> a network of inputs [batch, ...] with outputs [batch, outputs].
+NETWORKS: dict[str, Callable[[int, int, str], nn.Module]] = {"omniglot": OmniglotClassifier}
+
+__all__ = ["NETWORKS"]

@@ -63,7 +63,7 @@ def test_another_epsilon_is_seen(x64):
 
 @pytest.mark.parametrize(("classes", "count"), [(5, 112_965), (20, 116_820)])
 def test_network_has_the_released_weights_without_the_convolutions_biases(classes, count):
-    params = OmniglotClassifier(classes).init(random.key(0), jnp.zeros((1, 28, 28)))
+    params = OmniglotClassifier(classes).init(random.key(0), jnp.zeros((1, 28, 28, 1)))
     assert sum(p.size for p in jax.tree.leaves(params)) == count  # 113,221 with 256 biases, for five classes
     kernel = params["params"]["conv_1"]["kernel"]
     limit = np.sqrt(6 / (9 * 64 + 9 * 64))  # Glorot: fan in and fan out
@@ -73,6 +73,6 @@ def test_network_has_the_released_weights_without_the_convolutions_biases(classe
 
 def test_network_uses_the_statistics_of_the_batch_at_hand():
     network = OmniglotClassifier(5)
-    images = random.uniform(random.key(1), (6, 28, 28))
+    images = random.uniform(random.key(1), (6, 28, 28, 1))
     params = network.init(random.key(0), images)
     assert float(jnp.abs(network.apply(params, images)[:3] - network.apply(params, images[:3])).max()) > 1e-2

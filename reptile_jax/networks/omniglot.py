@@ -11,10 +11,12 @@ class OmniglotClassifier(nn.Module):
 
     Attributes:
         classes: number of outputs.
+        filters: channels of each convolution.
         convolution: how the convolutions are computed, a key of `layers.CONVOLUTIONS`.
     """
 
     classes: int
+    filters: int = 64
     convolution: str = "matmul"
 
     @nn.compact
@@ -22,17 +24,17 @@ class OmniglotClassifier(nn.Module):
         """Returns logits.
 
         Args:
-            images: [batch, 28, 28], ink 0 and paper 1, of the dtype to compute in. The batch's own statistics are used,
-                so the logits of an image depend on the images beside it.
+            images: [batch, height, width, channels], of the dtype to compute in; as released 28x28x1, ink 0 and paper
+                1. The batch's own statistics are used, so the logits of an image depend on the images beside it.
 
         Returns:
             [batch, classes].
         """
-        x = images[..., None]
+        x = images
         for i in range(4):
-            x = Conv3x3Stride2(64, self.convolution, name=f"conv_{i}")(x)
+            x = Conv3x3Stride2(self.filters, self.convolution, name=f"conv_{i}")(x)
             x = BatchNormRelu(name=f"norm_{i}")(x)
-        x = x.reshape(x.shape[0], -1)  # [batch, 2 * 2 * 64], height, width, channels
+        x = x.reshape(x.shape[0], -1)  # [batch, 2 * 2 * 64] as released: height, width, channels
         dense = nn.Dense(
             self.classes, kernel_init=nn.initializers.glorot_uniform(), param_dtype=x.dtype, dtype=x.dtype, name="dense"
         )

@@ -85,7 +85,7 @@ class Learner:
         config = self._config
         examples = Examples(jnp.arange(len(support), dtype=jnp.int32), labels)
         batches = mini_batches(key, examples, config.eval_batch, config.eval_iters, config.replacement)
-        loop = inner_loop_of(config, support[:, None])
+        loop = inner_loop_of(config, (support, None))
         fresh = config.inner_state == "reset"
         opt_state = loop.optimizer.init(self._start.params) if fresh else self._start.opt_state
         phi, _, _ = inner_loop(loop, self._start.params, opt_state, batches)
@@ -101,7 +101,7 @@ class Learner:
 
 
 def _drawings(images: np.ndarray) -> jax.Array:
-    """Checks drawings: [n, 28, 28] float32.
+    """Checks drawings [n, 28, 28] and returns them as images: [n, 28, 28, 1] float32.
 
     Raises:
         ValueError: they are of another shape or range.
@@ -111,4 +111,4 @@ def _drawings(images: np.ndarray) -> jax.Array:
         raise ValueError(f"images are of the shape {checked.shape}: give [n, 28, 28]")
     if not (checked.min() >= 0 and checked.max() <= 1):
         raise ValueError(f"images go from {checked.min():g} to {checked.max():g}: give ink as 0 and paper as 1")
-    return jnp.asarray(checked)
+    return jnp.asarray(checked[..., None])

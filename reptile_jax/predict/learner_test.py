@@ -17,7 +17,7 @@ from jax import random
 from PIL import Image
 
 from reptile_jax.config import ConfigError
-from reptile_jax.data import load_split
+from reptile_jax.data import glyphs
 from reptile_jax.meta.episodes import Examples, mini_batches
 from reptile_jax.meta.inner_loop import inner_step
 from reptile_jax.predict.learner import Learner
@@ -45,7 +45,7 @@ def file(workdir):
 @pytest.fixture(scope="module")
 def drawings():
     """Three test characters: five drawings of each to learn from, ten to tell."""
-    images = load_split("glyphs", "", "", 0, 0).test.images[:3]
+    images = glyphs.load().images[glyphs.TRAIN_CHARACTERS :][:3]
     return images[:, :5].reshape(-1, 28, 28), images[:, 5:15].reshape(-1, 28, 28)
 
 
@@ -120,7 +120,7 @@ def test_the_readme_shows_how(tmp_path, monkeypatch, capsys):
     """Its code as it stands, on characters that no weights were trained on."""
     section = (MAIN.parent / "README.md").read_text().partition("## Classes of your own\n")[2]
     code = textwrap.dedent(re.split(r"\n(?=\S)", section.lstrip("\n"))[0])
-    first, second = load_split("glyphs", "", "", 0, 0).test.images[:2]
+    first, second = glyphs.load().images[glyphs.TRAIN_CHARACTERS :][:2]
     files = {"a1": first[0], "a2": first[1], "b1": second[0], "b2": second[1]}
     monkeypatch.chdir(tmp_path)
     for which, label in ((first[2], 0), (second[2], 1)):

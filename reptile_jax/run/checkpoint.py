@@ -54,7 +54,7 @@ class Checkpoints:
             options = ocp.CheckpointManagerOptions(read_only=True)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
-    def save(self, states: MetaState, config: ConfigDict, rows: int) -> None:
+    def save(self, states: MetaState, config: ConfigDict, rows: int, fingerprint: str = "") -> None:
         """Writes a checkpoint, unless this meta-iteration has one, and removes the oldest beyond `KEPT`.
 
         Of several processes each has to call it, and one writes.
@@ -63,6 +63,7 @@ class Checkpoints:
             states: the state of every seed.
             config: the run's config.
             rows: of metrics.jsonl, which are on the disk.
+            fingerprint: of the data that the run is trained on.
 
         Raises:
             CheckpointError: it could not be written; those before stay.
@@ -79,7 +80,7 @@ class Checkpoints:
                     replace_text(self._folder / WRITING, str(iteration))
             self._manager.save(iteration, args=items)
             if is_main():
-                _seal(self._folder / str(iteration), states, rows)
+                _seal(self._folder / str(iteration), states, rows, fingerprint)
                 (self._folder / WRITING).unlink()
         except ElsewhereError:
             raise
@@ -102,6 +103,10 @@ class Checkpoints:
         """Reads the config that a checkpoint was trained with."""
         items = ocp.args.Composite(config=ocp.args.JsonRestore())
         return ConfigDict(self._manager.restore(iteration, args=items)["config"])
+
+    def fingerprint(self, iteration: int) -> str:
+        """Reads the fingerprint of the data that a checkpoint was trained on; "" where it is not known."""
+        return _read_seal(self._folder / str(iteration)).get("fingerprint", "")
 
     def restore(self, iteration: int, like: MetaState) -> MetaState:
         """Reads a checkpoint into a state with the structure, shapes, dtypes and devices of `like`.
@@ -220,11 +225,11 @@ def _unfinished(workdir: Path) -> str:
     return name if name.isdecimal() and not (workdir / FOLDER / name / SEAL).exists() else ""
 
 
-def _seal(path: Path, states: MetaState, rows: int) -> None:
+def _seal(path: Path, states: MetaState, rows: int, fingerprint: str) -> None:
     """Writes the seal of a checkpoint."""
     files = [file for file in sorted(path.rglob("*")) if file.is_file()]
     sums = {str(file.relative_to(path)): _checksum(file.read_bytes()) for file in files}
-    content = {"arrays": _arrays(states), "files": sums, "rows": rows}
+    content = {"arrays": _arrays(states), "files": sums, "rows": rows, "fingerprint": fingerprint}
     replace_text(path / SEAL, json.dumps(content | {"checksum": _checksum(json.dumps(content).encode())}))
 
 

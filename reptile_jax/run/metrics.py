@@ -27,7 +27,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
                 row = json.loads(line)
             except ValueError:
                 break
-            if not _is_row(row) or (rows and (row.keys() != rows[0].keys() or row["step"] <= rows[-1]["step"])):
+            if not _is_row(row) or (rows and row["step"] <= rows[-1]["step"]):
                 break
             rows.append(row)
     return rows

@@ -7,31 +7,30 @@ from ml_collections import ConfigDict
 
 from reptile_jax.config import seeds_of
 from reptile_jax.meta.reptile import MetaState, task_delta
-from reptile_jax.run.pools import Data
 from reptile_jax.run.programs import inner_loop_of, sample_meta_batch
+from reptile_jax.tasks import Data, kind_of
 
 
-def classes_of_bad_tasks(config: ConfigDict, data: Data, states: MetaState, index: int) -> list[list[str]] | None:
-    """Names the classes of the tasks that make a meta-iteration not finite.
+def bad_tasks(config: ConfigDict, data: Data, states: MetaState, index: int) -> list[list[str]] | None:
+    """Names what the tasks are made of that make a meta-iteration not finite.
 
     Args:
         config: the run's config.
-        data: its classes.
+        data: what its tasks are sampled from.
         states: the states before that meta-iteration, with a leading axis [seeds].
         index: of the seed.
 
     Returns:
         The classes of each such task: none where only the meta-update is not finite. None: this process cannot tell.
     """
-    if not (data.images.is_fully_addressable or data.images.is_fully_replicated):
-        return None  # it has not all of the seeds' images
+    if not all(x.is_fully_addressable or x.is_fully_replicated for x in jax.tree.leaves(data.source)):
+        return None  # it has not what all of the seeds' tasks are sampled from
     state = jax.tree.map(lambda x: jnp.asarray(x[index]), jax.device_get(states))
-    classes = len(data.names) // config.num_seeds
-    drawings = data.images.shape[1]
-    numbers = jnp.arange(config.meta_batch, dtype=jnp.int32)
-    seed = seeds_of(config)[index]
-    tasks = sample_meta_batch(config, seed, state.iteration, data.pools["train"], drawings, numbers)
-    loop = inner_loop_of(config, jnp.asarray(np.asarray(data.images)), index * classes)
+    shared, of_seeds = jax.tree.map(np.asarray, data.source)
+    source = jax.tree.map(jnp.asarray, (shared, jax.tree.map(lambda x: x[index], of_seeds)))
+    numbers, seed = jnp.arange(config.meta_batch, dtype=jnp.int32), seeds_of(config)[index]
+    tasks = sample_meta_batch(config, seed, state.iteration, source, data.pools["train"], numbers)
+    loop = inner_loop_of(config, source)
     adapt = jax.jit(lambda params, opt_state, task: task_delta(loop, params, opt_state, task, config.foml))
     opt_state, bad = state.opt_state, []
     for number in range(config.meta_batch):
@@ -40,6 +39,5 @@ def classes_of_bad_tasks(config: ConfigDict, data: Data, states: MetaState, inde
         if config.inner_state == "sequential":
             opt_state = after
         if not all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves((delta, after, loss))):
-            rows = np.concatenate([np.ravel(examples.rows) for examples in task if examples is not None])
-            bad.append([data.names[index * classes + int(i)] for i in np.unique(rows // drawings)])
+            bad.append(kind_of(config).describe(data, index, task))
     return bad

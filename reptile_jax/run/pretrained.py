@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from reptile_jax.config import ConfigError, field_names
+from reptile_jax.config import ConfigError, completed, field_names, get_field
 from reptile_jax.devices import mesh_of, put, together
 from reptile_jax.meta.reptile import MetaState
 from reptile_jax.run import checkpoint, weights_file
@@ -58,7 +58,7 @@ def _find(named: str | Path) -> tuple[ConfigDict, Callable[[Mesh], MetaState]]:
     """Reads the config of trained weights; the states are what the second returns, once the config is known to fit."""
     if path := _file(named):
         trained = weights_file.metadata(path)
-        config = ConfigDict(json.loads(trained["config"]))
+        config = completed(ConfigDict(json.loads(trained["config"])))
 
         def of_file(mesh: Mesh) -> MetaState:
             state = weights_file.load(path, initial_state(config, config.seed))
@@ -68,7 +68,7 @@ def _find(named: str | Path) -> tuple[ConfigDict, Callable[[Mesh], MetaState]]:
         return config, of_file
     with together():
         checkpoints, iteration = checkpoint.find(_existing(named))
-    config = checkpoints.config(iteration)
+    config = completed(checkpoints.config(iteration))
     return config, lambda mesh: checkpoints.restore(iteration, put(mesh, initial_states(config)))
 
 
@@ -126,9 +126,15 @@ def load_for(config: ConfigDict, named: str | Path, mesh: Mesh) -> MetaState:
     """
     saved, restore = _find(named)
     same_fields(saved, config, named)
-    for field in ("classes", "sgd", "num_seeds"):
-        if saved[field] != config[field]:
-            raise ConfigError(f"{field}={config[field]} does not fit {named}, trained with {field}={saved[field]}")
+    for field in ("classes", "sgd", "num_seeds", "model.name", "model.filters", "data.size", "data.channels"):
+        before, now = get_field(saved, field), get_field(config, field)
+        if before != now:
+            raise ConfigError(f"{field}={now} does not fit {named}, trained with {field}={before}")
+    if saved.data.name == config.data.name and saved.data.train_classes != config.data.train_classes:
+        raise ConfigError(
+            f"data.train_classes={config.data.train_classes} splits the classes otherwise than "
+            f"data.train_classes={saved.data.train_classes} of {named}, so that test classes were trained on: give that"
+        )
     if saved.data.name == config.data.name and saved.seed != config.seed:
         raise ConfigError(
             f"seed={config.seed} splits the characters otherwise than seed={saved.seed} of {named}, so that test "
@@ -143,8 +149,28 @@ def load_for(config: ConfigDict, named: str | Path, mesh: Mesh) -> MetaState:
     return restore(mesh)
 
 
+def same_data(config: ConfigDict, named: str | Path, fingerprint: str) -> None:
+    """Checks that trained weights, named as in `load`, saw the data that is there now, if both are of one data set.
+
+    Raises:
+        ConfigError: under the data set's name there are other images now.
+    """
+    if file := _file(named):
+        trained = weights_file.metadata(file)
+        name, before = json.loads(trained["config"])["data"]["name"], trained.get("fingerprint", "")
+    else:
+        with together():
+            checkpoints, iteration = checkpoint.find(_existing(named))
+        name, before = checkpoints.config(iteration).data.name, checkpoints.fingerprint(iteration)
+    if name == config.data.name and before and before != fingerprint:
+        raise ConfigError(
+            f"data.dir={config.data.dir} holds other images than {named} was trained on: give the folder that it was "
+            f"trained on, or another workdir without --pretrained"
+        )
+
+
 def same_fields(saved: ConfigDict, config: ConfigDict, named: str | Path) -> None:
-    """Checks that a saved config has the fields of this version.
+    """Checks that a saved config, completed, has the fields of this version.
 
     Raises:
         CheckpointError: it has others.
@@ -167,10 +193,13 @@ def export(workdir: str | Path, file: str | Path) -> None:
     if Path(file).suffix != ".safetensors":
         raise weights_file.WeightsError(f"{file} would not be known as a weights file: name it {file}.safetensors")
     states = load(workdir).states
-    config = ConfigDict(json.loads(config_text(workdir)))  # as last evaluated; a checkpoint has that of its time
+    config = completed(
+        ConfigDict(json.loads(config_text(workdir)))
+    )  # as last evaluated; a checkpoint has that of its time
     if config.num_seeds > 1:
         raise ConfigError(f"num_seeds={config.num_seeds}: a weights file holds one seed's weights: train one alone")
-    weights_file.save(file, jax.tree.map(lambda x: x[0], states), config)
+    checkpoints, iteration = checkpoint.find(Path(workdir))
+    weights_file.save(file, jax.tree.map(lambda x: x[0], states), config, checkpoints.fingerprint(iteration))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ share of their tasks, filled up where they do not divide.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,13 +22,13 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from reptile_jax.config import seeds_of, train_shots
+from reptile_jax.config import seeds_of
 from reptile_jax.devices import SEEDS, TASKS, at_once, each
-from reptile_jax.meta.episodes import EvalTask, Pool, TrainTask, sample_eval_task, sample_train_task
+from reptile_jax.meta.episodes import Pool, TrainTask
 from reptile_jax.meta.inner_loop import InnerLoop, inner_optimizer
-from reptile_jax.meta.protocols import Predictions, predict_queries
 from reptile_jax.meta.reptile import MetaMetrics, MetaState, Spread, meta_step_size, meta_update
-from reptile_jax.networks.omniglot import OmniglotClassifier
+from reptile_jax.networks import NETWORKS
+from reptile_jax.tasks import Source, kind_of
 
 Array = jax.Array | np.ndarray
 
@@ -51,32 +52,22 @@ def stream(seed: jax.Array | int, name: int) -> jax.Array:
     return random.fold_in(random.key(seed), name)
 
 
-def network_of(config: ConfigDict) -> OmniglotClassifier:
+def network_of(config: ConfigDict) -> nn.Module:
     """Returns the network of a run."""
-    return OmniglotClassifier(config.classes, config.convolution)
+    return NETWORKS[config.model.name](kind_of(config).outputs(config), config.model.filters, config.convolution)
 
 
-def inner_loop_of(config: ConfigDict, data: jax.Array, first_class: jax.Array | int = 0) -> InnerLoop:
-    """Returns what every inner loop of a seed shares.
-
-    Args:
-        config: classes, convolution, learning_rate, sgd and weight_decay are used.
-        data: [classes, drawings, 28, 28] uint8.
-        first_class: where the seed's classes begin in it.
-    """
-    optimizer = inner_optimizer(config.learning_rate, config.sgd)
-    rows = data.reshape(-1, *data.shape[2:])
-    return InnerLoop(network_of(config).apply, optimizer, config.weight_decay, rows, first_class * data.shape[1])
-
-
-def _first_classes(seeds: int, data: jax.Array) -> jax.Array:
-    """Returns where the classes of each seed begin in a device's data: [seeds]."""
-    return jnp.arange(seeds, dtype=jnp.int32) * (data.shape[0] // seeds)
+def inner_loop_of(config: ConfigDict, source: Source) -> InnerLoop:
+    """Returns what every inner loop of a seed shares, its tasks sampled from `source`."""
+    loss = kind_of(config).loss(config, network_of(config).apply, source)
+    return InnerLoop(loss, inner_optimizer(config.learning_rate, config.sgd), config.weight_decay)
 
 
 def initial_state(config: ConfigDict, seed: int, dtype: jnp.dtype = jnp.float32) -> MetaState:
     """Returns one seed's state at meta-iteration 0, its weights drawn from the seed."""
-    params = jax.jit(network_of(config).init)(stream(seed, INITIAL_WEIGHTS), jnp.zeros((1, 28, 28), dtype))
+    params = jax.jit(network_of(config).init)(
+        stream(seed, INITIAL_WEIGHTS), jnp.zeros((1, *kind_of(config).input_shape(config)), dtype)
+    )
     opt_state = inner_optimizer(config.learning_rate, config.sgd).init(params)
     return MetaState(params, opt_state, jnp.zeros((), jnp.int32))
 
@@ -88,32 +79,26 @@ def initial_states(config: ConfigDict, dtype: jnp.dtype = jnp.float32) -> MetaSt
 
 
 def sample_meta_batch(
-    config: ConfigDict, seed: jax.Array | int, iteration: jax.Array | int, pool: Pool, drawings: int, tasks: jax.Array
+    config: ConfigDict,
+    seed: jax.Array | int,
+    iteration: jax.Array | int,
+    source: Source,
+    pool: Pool,
+    tasks: jax.Array,
 ) -> TrainTask:
     """Samples the tasks of one meta-iteration whose numbers, 0..meta_batch-1, are `tasks`: arrays [len(tasks), ...]."""
     key = random.fold_in(stream(seed, TRAINING_TASKS), iteration)
-    sample = partial(
-        sample_train_task,
-        pool=pool,
-        drawings=drawings,
-        classes=config.classes,
-        shots=train_shots(config),
-        inner_batch=config.inner_batch,
-        inner_iters=config.inner_iters,
-        replacement=config.replacement,
-        tail_shots=config.foml_tail,
-    )
-    return jax.vmap(lambda task: sample(random.fold_in(key, task)))(tasks)
+    sample = kind_of(config).sample_train
+    return jax.vmap(lambda task: sample(config, random.fold_in(key, task), source, pool))(tasks)
 
 
 def train_program(
     config: ConfigDict, mesh: Mesh
-) -> Callable[[MetaState, Array, Array, Pool, Array | int], tuple[MetaState, Progress]]:
-    """Compiles training: (states, seeds [seeds], data, pool, count) -> `count` meta-iterations later.
+) -> Callable[[MetaState, Array, Source, Pool, Array | int], tuple[MetaState, Progress]]:
+    """Compiles training: (states, seeds [seeds], source, pool, count) -> `count` meta-iterations later.
 
-    The data [seeds * classes, drawings, 28, 28] holds the classes of one seed after those of the other; the pool counts
-    from where a seed's begin. The count is an argument of the compiled loop and not a part of it: however a run is cut
-    into dispatches, the same program computes every meta-iteration, to the same bits.
+    The source is that of `tasks.Data`. The count is an argument of the compiled loop and not a part of it: however a
+    run is cut into dispatches, the same program computes every meta-iteration, to the same bits.
     """
     together = at_once(config)
     share = -(-config.meta_batch // mesh.shape[TASKS])  # tasks of a device
@@ -122,23 +107,25 @@ def train_program(
     @partial(
         jax.shard_map,
         mesh=mesh,
-        in_specs=(P(SEEDS), P(SEEDS), P(SEEDS), P(), P()),
+        in_specs=(P(SEEDS), P(SEEDS), (P(), P(SEEDS)), P(), P()),
         out_specs=P(SEEDS),
         check_vma=False,
     )
     def advance(
-        states: MetaState, seeds: jax.Array, data: jax.Array, pool: Pool, count: jax.Array
+        states: MetaState, seeds: jax.Array, source: Source, pool: Pool, count: jax.Array
     ) -> tuple[MetaState, Progress]:
         numbers = lax.axis_index(TASKS) * share + jnp.arange(share, dtype=jnp.int32)
         tasks, real = jnp.minimum(numbers, config.meta_batch - 1), numbers < config.meta_batch
         spread = Spread(together, real, TASKS)
 
-        def one_seed(state: MetaState, seed: jax.Array, first_class: jax.Array) -> tuple[MetaState, Progress]:
-            loop = inner_loop_of(config, data, first_class)
+        shared, of_seeds = source
+
+        def one_seed(state: MetaState, seed: jax.Array, of_seed: Any) -> tuple[MetaState, Progress]:
+            loop = inner_loop_of(config, (shared, of_seed))
 
             def meta_iteration(_: jax.Array, carry: tuple[MetaState, Progress]) -> tuple[MetaState, Progress]:
                 state, progress = carry
-                sampled = sample_meta_batch(config, seed, state.iteration, pool, data.shape[1], tasks)
+                sampled = sample_meta_batch(config, seed, state.iteration, (shared, of_seed), pool, tasks)
                 step_size = meta_step_size(state.iteration, config.meta_iters, config.meta_step, config.meta_step_final)
                 after, metrics = meta_update(
                     loop, state, sampled, step_size, foml=config.foml, inner_state=config.inner_state, spread=spread
@@ -153,61 +140,55 @@ def train_program(
             nothing = Progress(MetaMetrics(zero, zero), jnp.full((), -1, jnp.int32))
             return lax.fori_loop(0, count, meta_iteration, (state, nothing))
 
-        return each(one_seed, states, seeds, _first_classes(len(seeds), data), at_once=together)
+        return each(one_seed, states, seeds, of_seeds, at_once=together)
 
     return advance
 
 
 def eval_program(
     config: ConfigDict, mesh: Mesh, shots: int
-) -> Callable[[MetaState, Array, Pool, Array], tuple[EvalTask, Predictions]]:
-    """Compiles evaluation: (states, data, pools [tasks], keys) -> tasks and predictions [seeds, tasks].
+) -> Callable[[MetaState, Source, Pool, Array], tuple[Any, Any]]:
+    """Compiles evaluation: (states, source, pools [tasks], keys) -> tasks and what came of them [seeds, tasks].
 
     Every task has a pool and a key of its own; the keys [seeds, tasks, 2] are those `jax.random.key_data` gives.
-    States and data as in `train_program`.
+    States and source as in `train_program`.
 
     Args:
         config: the run's config.
         mesh: the devices.
-        shots: support drawings per class.
+        shots: support examples per class.
     """
-    together = at_once(config)
+    together, kind = at_once(config), kind_of(config)
 
     @partial(
         jax.shard_map,
         mesh=mesh,
-        in_specs=(P(SEEDS), P(SEEDS), P(TASKS), P(SEEDS, TASKS)),
+        in_specs=(P(SEEDS), (P(), P(SEEDS)), P(TASKS), P(SEEDS, TASKS)),
         out_specs=P(SEEDS, TASKS),
         check_vma=False,
     )
-    def spread(states: MetaState, data: jax.Array, pools: Pool, keys: jax.Array) -> tuple[EvalTask, Predictions]:
-        def one_seed(state: MetaState, keys: jax.Array, first_class: jax.Array) -> tuple[EvalTask, Predictions]:
-            loop = inner_loop_of(config, data, first_class)
+    def spread(states: MetaState, source: Source, pools: Pool, keys: jax.Array) -> tuple[Any, Any]:
+        shared, of_seeds = source
+
+        def one_seed(state: MetaState, keys: jax.Array, of_seed: Any) -> tuple[Any, Any]:
+            of_one = (shared, of_seed)
+            loop = inner_loop_of(config, of_one)
             start = loop.optimizer.init(state.params) if config.inner_state == "reset" else state.opt_state
 
-            def one_task(pool: Pool, key: jax.Array) -> tuple[EvalTask, Predictions]:
-                task = sample_eval_task(
-                    key,
-                    pool,
-                    drawings=data.shape[1],
-                    classes=config.classes,
-                    shots=shots,
-                    eval_batch=config.eval_batch,
-                    eval_iters=config.eval_iters,
-                    replacement=config.replacement,
-                )
-                return task, predict_queries(loop, state.params, start, task)
+            def one_task(pool: Pool, key: jax.Array) -> tuple[Any, Any]:
+                task = kind.sample_eval(config, shots, key, of_one, pool)
+                return task, kind.evaluate(config, network_of(config).apply, loop, of_one, state.params, start, task)
 
             return each(one_task, pools, keys, at_once=together)
 
-        return each(one_seed, states, keys, _first_classes(len(keys), data), at_once=together)
+        return each(one_seed, states, keys, of_seeds, at_once=together)
 
     @partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
-    def classify(states: MetaState, data: jax.Array, pools: Pool, keys: jax.Array) -> tuple[EvalTask, Predictions]:
+    def evaluate(states: MetaState, source: Source, pools: Pool, keys: jax.Array) -> tuple[Any, Any]:
         tasks = keys.shape[1]
         filled = -tasks % mesh.shape[TASKS]
         pools = jax.tree.map(lambda x: jnp.pad(x, (0, filled), mode="edge"), pools)
         keys = random.wrap_key_data(jnp.pad(keys, ((0, 0), (0, filled), (0, 0)), mode="edge"))
-        return jax.tree.map(lambda x: x[:, :tasks], spread(states, data, pools, keys))
+        return jax.tree.map(lambda x: x[:, :tasks], spread(states, source, pools, keys))
 
-    return classify
+    return evaluate

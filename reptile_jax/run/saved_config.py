@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from reptile_jax.config import ConfigError
+from reptile_jax.config import ConfigError, completed
 from reptile_jax.run.pretrained import config_text
 
 
@@ -28,14 +28,14 @@ def read(named: str | Path, defaults: ConfigDict) -> ConfigDict:
 
 
 def parse(text: str, named: str | Path, defaults: ConfigDict) -> ConfigDict:
-    """Makes a config of what a config.json holds; `named` is what the error names.
+    """Makes a config of what a config.json holds, an older version's too; `named` is what the error names.
 
     Raises:
         ConfigError: it is not the JSON of a config.
     """
     config = defaults.copy_and_resolve_references()
     try:
-        fields = json.loads(text)
+        fields = completed(ConfigDict(json.loads(text))).to_dict()
         fields["eval_shots"] = tuple(fields["eval_shots"])  # JSON has lists alone
         config.update(fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -14,19 +14,19 @@ from jax import random
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from reptile_jax.config import ConfigError, differences, seeds_of, validate
+from reptile_jax.config import ConfigError, completed, differences, seeds_of, validate
 from reptile_jax.devices import agreed, is_main, mesh_of, put, same_everywhere, together
 from reptile_jax.files import LockedError, lock, replace_text
 from reptile_jax.meta.reptile import MetaState
 from reptile_jax.run import checkpoint, plots
 from reptile_jax.run.checkpoint import Checkpoints
-from reptile_jax.run.evaluate import correct, evaluate, headline, task_keys
+from reptile_jax.run.evaluate import evaluate, label_of, task_keys
 from reptile_jax.run.interrupt import Interrupted, Stop, stop_on_signal
 from reptile_jax.run.metrics import MetricsWriter, progress_bar, read_rows
-from reptile_jax.run.not_finite import classes_of_bad_tasks
-from reptile_jax.run.pools import Data, data_label, load_data
-from reptile_jax.run.pretrained import load_for, same_fields
+from reptile_jax.run.not_finite import bad_tasks
+from reptile_jax.run.pretrained import load_for, same_data, same_fields
 from reptile_jax.run.programs import CURVE_TASKS, eval_program, initial_states, stream, train_program
+from reptile_jax.tasks import Data, TaskKind, kind_of
 
 DISPATCH = 1.0  # seconds per dispatch, about; a signal waits for the end of one
 LOCK = ".lock"  # inside a workdir
@@ -69,7 +69,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, pretrained: str | Path
     else:
         states = put(mesh, initial_states(config))
     with together():
-        data = load_data(config, mesh)
+        data = kind_of(config).load(config, mesh)
+    if began_from := workdir if newest is not None else pretrained:
+        same_data(config, began_from, data.fingerprint)
     with _held(workdir), stop_on_signal() as stop:
         with together():
             if checkpoint.newest(workdir, _steps(workdir), quiet=True) != newest:
@@ -77,7 +79,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, pretrained: str | Path
             if is_main():
                 checkpoint.set_aside_after(workdir, newest)
         if newest is None and pretrained is not None:  # once the run has a config, it has these weights
-            Checkpoints(workdir, write=True).save(states, config, 0)
+            Checkpoints(workdir, write=True).save(states, config, 0, data.fingerprint)
         with together():
             if is_main():
                 replace_text(workdir / "config.json", config.to_json(indent=2) + "\n")
@@ -96,7 +98,8 @@ def evaluate_only(config: ConfigDict, workdir: Path, pretrained: str | Path | No
     mesh = _devices(config)
     states = load_for(config, pretrained or workdir, mesh)
     with together():
-        data = load_data(config, mesh)
+        data = kind_of(config).load(config, mesh)
+    same_data(config, pretrained or workdir, data.fingerprint)
     with _held(workdir), stop_on_signal() as stop:
         return evaluate(config, workdir, data, states, mesh, stop)
 
@@ -145,7 +148,7 @@ def resume(config: ConfigDict, workdir: Path, iteration: int, mesh: Mesh) -> Met
         ConfigError: the run in the workdir began with another config.
     """
     checkpoints = Checkpoints(workdir)
-    saved = checkpoints.config(iteration)
+    saved = completed(checkpoints.config(iteration))
     same_fields(saved, config, workdir)
     if changed := differences(saved, config):
         raise ConfigError(
@@ -163,11 +166,12 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
     """
     advance, classify = train_program(config, mesh), eval_program(config, mesh, config.shots)
     seeds = np.array(seeds_of(config), np.int32)
-    curve_pools = jax.tree.map(lambda *x: np.array(x, np.int32), *data.pools.values())
+    kind, curve_sets = kind_of(config), ("train", data.held_out)
+    curve_pools = jax.tree.map(lambda *x: np.array(x, np.int32), *(data.pools[name] for name in curve_sets))
     done = int(np.asarray(states.iteration)[0])
     if done < config.meta_iters:
         # Compiles it: a signal waits for the end of a compilation, and here there is nothing to save.
-        advance(states, seeds, data.images, data.pools["train"], 0)
+        advance(states, seeds, data.source, data.pools["train"], 0)
         if number := agreed(stop.number):
             raise Interrupted(number, f"interrupted at meta-iteration {done}: the same command goes on from there")
     busy_seconds, busy_iterations = 0.0, 0
@@ -181,11 +185,11 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
             due = (_next(done, interval) for interval in (config.eval_interval, config.checkpoint_interval))
             pause = min(config.meta_iters, done + at_most, *due)
             began, before = time.perf_counter(), states
-            states, progress = advance(states, seeds, data.images, data.pools["train"], pause - done)
+            states, progress = advance(states, seeds, data.source, data.pools["train"], pause - done)
             bad = np.asarray(progress.bad_iteration)
             if np.any(bad >= 0):
                 index = int(np.argmin(np.where(bad >= 0, bad, config.meta_iters)))  # the seed that was the first
-                before, _ = advance(before, seeds, data.images, data.pools["train"], bad[index] - done)
+                before, _ = advance(before, seeds, data.source, data.pools["train"], bad[index] - done)
                 raise _not_finite(config, workdir, data, before, index)
             seconds = time.perf_counter() - began
             at_most = agreed(max(1, int(DISPATCH * (pause - done) / seconds)))
@@ -195,34 +199,37 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
             done = pause
             stopping = agreed(stop.number)  # by a signal to any of the processes, in the same place in all
             if done % config.eval_interval == 0 or done == config.meta_iters:
-                _, predictions = classify(states, data.images, curve_pools, curve_keys(seeds, done, len(data.pools)))
-                accuracies = correct(headline(config, jax.device_get(predictions))).mean(axis=(0, 2))  # over seeds
+                _, outcomes = classify(states, data.source, curve_pools, curve_keys(seeds, done, len(curve_sets)))
+                measured = kind.measures(config, jax.device_get(outcomes))[kind.headline(config)]  # [seeds, sets]
                 values = {
                     "loss": float(np.asarray(progress.last.loss).mean()),
                     "delta_norm": float(np.asarray(progress.last.delta_norm).mean()),
-                    **{f"{name}_accuracy": float(x) for name, x in zip(data.pools, accuracies, strict=True)},
+                    **{
+                        f"{name}_{kind.measured}": float(x)
+                        for name, x in zip(curve_sets, measured.mean(axis=0), strict=True)
+                    },
                     "meta_iters_per_second": busy_iterations / busy_seconds,
                 }
                 metrics.write(done, values)
                 busy_seconds, busy_iterations = 0.0, 0
-                recent = {name: f"{_recent(metrics.rows, name):.1%}" for name in data.pools}
+                recent = {name: _recent(kind, metrics.rows, name) for name in curve_sets}
                 bar.set_postfix(recent, refresh=False)
             if done % config.checkpoint_interval == 0 or done == config.meta_iters or stopping:
                 metrics.flush()
-                checkpoints.save(states, config, len(metrics.rows))
+                checkpoints.save(states, config, len(metrics.rows), data.fingerprint)
             if stopping:
                 raise Interrupted(
                     stopping, f"interrupted at meta-iteration {done}, saved: the same command goes on from there"
                 )
         rows = metrics.rows
     if rows and is_main():
-        plots.learning_curve(rows, data.held_out, data_label(config), workdir / "learning_curve.png")
+        plots.learning_curve(rows, kind.measured, data.held_out, label_of(config), workdir / "learning_curve.png")
     return states
 
 
 def _not_finite(config: ConfigDict, workdir: Path, data: Data, before: MetaState, index: int) -> TrainingError:
     """Says which meta-iteration of which seed was not finite, in which classes; `before` are the states before it."""
-    tasks = classes_of_bad_tasks(config, data, before, index)
+    tasks = bad_tasks(config, data, before, index)
     named = "; ".join(", ".join(names) for names in tasks or [])
     where = f"in the tasks of {named}" if tasks else "in no task of its own" if tasks == [] else "in some task"
     of_seed = f" of seed {seeds_of(config)[index]}" if config.num_seeds > 1 else ""
@@ -251,6 +258,8 @@ def _steps(workdir: Path) -> list[int]:
     return [row["step"] for row in read_rows(workdir / "metrics.jsonl")]
 
 
-def _recent(rows: list[dict[str, Any]], name: str) -> float:
-    """The mean accuracy of the last points of a curve."""
-    return float(np.mean([row[f"{name}_accuracy"] for row in rows[-plots.CURVE_WINDOW :]]))
+def _recent(kind: TaskKind, rows: list[dict[str, Any]], name: str) -> str:
+    """The mean of the last points of a curve, as the progress bar shows it."""
+    key = f"{name}_{kind.measured}"  # which rows of an earlier part of the run may lack
+    mean = float(np.mean([row[key] for row in rows if key in row][-plots.CURVE_WINDOW :]))
+    return kind.shown(mean, 0.0).partition(" ")[0]

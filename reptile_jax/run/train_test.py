@@ -9,7 +9,7 @@ from reptile_jax.config import ConfigError
 from reptile_jax.devices import mesh_of, put
 from reptile_jax.run import checkpoint, evaluate, programs, train
 from reptile_jax.run.checkpoint import CheckpointError
-from reptile_jax.run.pools import load_data
+from reptile_jax.tasks import kind_of
 from reptile_jax.testing.small_runs import rows_of, same_bits, small, state_of
 
 SEED = np.zeros(1, np.int32)  # the seeds of `small`
@@ -76,9 +76,9 @@ def test_pretrained_weights_start_a_new_run_at_iteration_zero(finished, tmp_path
     train.train_and_evaluate(small(meta_iters=1), tmp_path / "on", pretrained=workdir)
     tuned, start = state_of(tmp_path / "on", small()), state_of(workdir, small())
     config = small(meta_iters=1)
-    data = load_data(config, mesh_of(config))
+    data = kind_of(config).load(config, mesh_of(config))
     wanted, _ = programs.train_program(config, mesh_of(config))(
-        start._replace(iteration=jnp.zeros(1, jnp.int32)), SEED, data.images, data.pools["train"], 1
+        start._replace(iteration=jnp.zeros(1, jnp.int32)), SEED, data.source, data.pools["train"], 1
     )
     assert tuned.iteration.tolist() == [1] and same_bits(tuned, wanted)
 
@@ -105,11 +105,11 @@ def test_no_checkpoint_is_a_clear_error(tmp_path):
 
 def test_however_a_run_is_cut_into_dispatches_its_bits_are_the_same():
     config, mesh, ends = small(), mesh_of(small()), []
-    data, advance = load_data(config, mesh), programs.train_program(config, mesh)
+    data, advance = kind_of(config).load(config, mesh), programs.train_program(config, mesh)
     for cuts in ([12], [1, 4, 7], [5, 5, 2]):
         state = put(mesh, programs.initial_states(config))
         for count in cuts:
-            state, _ = advance(state, SEED, data.images, data.pools["train"], count)
+            state, _ = advance(state, SEED, data.source, data.pools["train"], count)
         ends.append(state)
     assert same_bits(ends[0], ends[1]) and same_bits(ends[0], ends[2])
     assert advance._cache_size() == 1  # and nothing was compiled again
@@ -118,7 +118,7 @@ def test_however_a_run_is_cut_into_dispatches_its_bits_are_the_same():
 def test_evaluation_episodes_depend_on_the_evaluation_seed_alone():
     config, mesh = small(), mesh_of(small())
     data, program, state = (
-        load_data(config, mesh),
+        kind_of(config).load(config, mesh),
         programs.eval_program(config, mesh, 1),
         programs.initial_states(config),
     )
@@ -131,8 +131,10 @@ def test_evaluation_episodes_depend_on_the_evaluation_seed_alone():
     )
     assert not same_bits(tasks, sample(small(eval_seed=2), state, "test"))
     pool = data.pools["test"]
-    characters = np.asarray(tasks.support.rows) // data.images.shape[1]
-    assert characters.min() >= pool.start and characters.max() < pool.start + pool.size
+    names = set(data.names[0][pool.start : pool.start + pool.size])
+    first = np.asarray(data.source[1].first)[0]
+    sampled = {data.names[0][np.flatnonzero(first == 20 * (row // 20))[-1]] for row in np.ravel(tasks.support.rows)}
+    assert sampled <= names and len(sampled) > 3
     assert not set(np.ravel(sample(config, state, "train").support.rows)) & set(np.ravel(tasks.support.rows))
 
 
@@ -145,11 +147,10 @@ def test_training_classes_may_be_left_out_of_the_evaluation(finished):
 def test_validation_characters_stand_in_for_test_characters(tmp_path):
     results = train.train_and_evaluate(small(**{"data.validation_classes": 30}), tmp_path / "tuning")
     assert set(results) == {"meta_iters", "data", "train", "validation"}
-    plain, tuning = (load_data(c, mesh_of(c)) for c in (small(), small(**{"data.validation_classes": 30})))
+    plain, tuning = (kind_of(c).load(c, mesh_of(c)) for c in (small(), small(**{"data.validation_classes": 30})))
     assert tuning.pools["validation"].size == 30 and tuning.pools["train"].size == plain.pools["train"].size - 4 * 30
-    test = {image.tobytes() for image in np.asarray(plain.images[plain.pools["test"].start :]).reshape(-1, 784)}
-    loaded = {image.tobytes() for image in np.asarray(tuning.images).reshape(-1, 784)}
-    assert not test & loaded
+    test = set(plain.names[0][plain.pools["test"].start :])
+    assert len(test) == 150 and not test & {name.rpartition("/rot")[0] or name for name in tuning.names[0]}
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(tmp_path):

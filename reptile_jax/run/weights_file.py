@@ -1,8 +1,9 @@
 """The weights file (safetensors): a state without its history, for other frameworks and for sharing trained weights.
 
 Keys: `params/LAYER/NAME` and, with Adam, the same under `second_moment/`, and Adam's step `count` (int32; 0 under SGD).
-Layouts are those of the network: convolution kernels [3, 3, in, out], the dense kernel [256, classes].
-Metadata, where known: `config`, every field of the run as JSON, and `meta_iters`, the meta-iterations done.
+Layouts are those of the network: convolution kernels [3, 3, in, out], the dense kernel [inputs, outputs].
+Metadata, where known: `config`, every field of the run as JSON; `meta_iters`, the meta-iterations done; `fingerprint`,
+of the data that it was trained on.
 """
 
 import json
@@ -24,7 +25,7 @@ class WeightsError(Exception):
     """A weights file that is missing, damaged or does not fit; the message is one line."""
 
 
-def save(path: str | Path, state: MetaState, config: ConfigDict | None = None) -> None:
+def save(path: str | Path, state: MetaState, config: ConfigDict | None = None, fingerprint: str = "") -> None:
     """Writes the weights of a state and its inner optimiser's state; dtypes stay as they are.
 
     A weights file is where a run may start, not a run to resume: the meta-iteration is metadata alone.
@@ -33,10 +34,13 @@ def save(path: str | Path, state: MetaState, config: ConfigDict | None = None) -
         path: the file to write.
         state: a state, its inner optimiser SGD or Adam.
         config: of the run, for those who load it; None: not known.
+        fingerprint: of the data that it was trained on; "": not known.
     """
     tensors = {key: np.asarray(tensor, order="C") for key, tensor in _tensors(state).items()}
-    known = {"config": config.to_json(), "meta_iters": str(int(state.iteration))} if config else None
-    save_file(tensors, path, known)
+    known = {"fingerprint": fingerprint} if fingerprint else {}
+    if config:
+        known |= {"config": config.to_json(), "meta_iters": str(int(state.iteration))}
+    save_file(tensors, path, known or None)
 
 
 def metadata(path: str | Path) -> dict[str, str]:

@@ -8,8 +8,8 @@ import pytest
 from configs import omniglot_1shot_5way, omniglot_1shot_20way
 from reptile_jax.devices import mesh_of, put
 from reptile_jax.run.evaluate import measure, task_keys
-from reptile_jax.run.pools import load_data
 from reptile_jax.run.programs import eval_program, initial_states, train_program
+from reptile_jax.tasks import kind_of
 from reptile_jax.testing.small_runs import small
 
 MESHES = {1: (1, 1), 2: (1, 2), 4: (1, 4), 8: (1, 8)}  # by devices, for one seed
@@ -18,9 +18,9 @@ MESHES = {1: (1, 1), 2: (1, 2), 4: (1, 4), 8: (1, 8)}  # by devices, for one see
 def train(config, devices, dtype, iterations):
     """The weights after some meta-iterations on the first few devices."""
     mesh = mesh_of(config, jax.devices()[:devices])
-    data, states = load_data(config, mesh), put(mesh, initial_states(config, dtype))
+    data, states = kind_of(config).load(config, mesh), put(mesh, initial_states(config, dtype))
     seeds = np.arange(config.num_seeds, dtype=np.int32) + config.seed
-    states, _ = train_program(config, mesh)(states, seeds, data.images, data.pools["train"], iterations)
+    states, _ = train_program(config, mesh)(states, seeds, data.source, data.pools["train"], iterations)
     return jax.tree.map(np.asarray, states)
 
 
@@ -89,7 +89,9 @@ def test_evaluation_spread_over_devices_is_that_of_one(x64):
         for count in (devices, 1):
             mesh = mesh_of(config, jax.devices()[:count])
             program = eval_program(config, mesh, 1)
-            results.append(measure(config, program, load_data(config, mesh), "test", 1, put(mesh, trained), mesh))
+            results.append(
+                measure(config, program, kind_of(config).load(config, mesh), "test", 1, put(mesh, trained), mesh)
+            )
         assert results[0] == results[1]
         assert len({x.accuracy for x in results[0]["inductive"]}) > 1 or num_seeds == 1
 
@@ -97,13 +99,13 @@ def test_evaluation_spread_over_devices_is_that_of_one(x64):
 def test_tasks_that_do_not_divide_are_all_evaluated():
     config = small()
     mesh = mesh_of(config)
-    data, states = load_data(config, mesh), put(mesh, initial_states(config))
+    data, states = kind_of(config).load(config, mesh), put(mesh, initial_states(config))
     keys = jax.random.key_data(task_keys(jax.random.key(0), 0, 11))[None]
     program = eval_program(config, mesh, 1)
     pools = jax.tree.map(lambda x: np.full(11, x, np.int32), data.pools["test"])
-    tasks, predictions = program(states, data.images, pools, keys)
+    tasks, predictions = program(states, data.source, pools, keys)
     assert predictions.inductive.shape == (1, 11, 3)
-    first, _ = program(states, data.images, jax.tree.map(lambda x: x[:8], pools), keys[:, :8])
+    first, _ = program(states, data.source, jax.tree.map(lambda x: x[:8], pools), keys[:, :8])
     assert np.array_equal(tasks.support.rows[:, :8], first.support.rows)
 
 
@@ -124,10 +126,10 @@ def test_a_published_run_on_any_number_of_devices(module, devices):
 def test_eight_accelerators_programs_lower(platform, fields):
     config = small(tasks_at_once="all", **fields)
     mesh = mesh_of(config)
-    data, states = load_data(config, mesh), put(mesh, initial_states(config))
+    data, states = kind_of(config).load(config, mesh), put(mesh, initial_states(config))
     seeds = np.arange(config.num_seeds, dtype=np.int32)
     exported = jax.export.export(train_program(config, mesh), platforms=[platform])(
-        states, seeds, data.images, data.pools["train"], 10
+        states, seeds, data.source, data.pools["train"], 10
     )
     assert exported.nr_devices == 8
     assert ("all_reduce" in exported.mlir_module()) == (mesh.shape["tasks"] > 1)
@@ -135,5 +137,5 @@ def test_eight_accelerators_programs_lower(platform, fields):
         jax.tree.map(lambda x: np.full(8, x, np.int32), data.pools["test"]),
         np.zeros((len(seeds), 8, 2), "uint32"),
     )
-    exported = jax.export.export(eval_program(config, mesh, 1), platforms=[platform])(states, data.images, pools, keys)
+    exported = jax.export.export(eval_program(config, mesh, 1), platforms=[platform])(states, data.source, pools, keys)
     assert exported.nr_devices == 8

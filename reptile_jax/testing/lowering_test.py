@@ -9,7 +9,7 @@ from jax import monitoring
 
 from configs import omniglot_1shot_5way, omniglot_1shot_20way
 from reptile_jax.devices import mesh_of
-from reptile_jax.meta.episodes import Pool
+from reptile_jax.meta.episodes import Classes, Pool
 from reptile_jax.run import train
 from reptile_jax.run.metrics import MetricsWriter
 from reptile_jax.run.programs import eval_program, initial_states, train_program
@@ -27,11 +27,12 @@ def traced(module=omniglot_1shot_5way, program="train", **fields):
     config.update(fields)
     mesh = mesh_of(config)
     states = initial_states(config)
-    images = jax.ShapeDtypeStruct((5223, 20, 28, 28), np.uint8)
+    table = Classes(*(jax.ShapeDtypeStruct((1, 5223), np.int32) for _ in range(2)))
+    source = (jax.ShapeDtypeStruct((4 * 1623 * 20, 28, 28, 1), np.uint8), table)
     if program == "train":
-        return train_program(config, mesh), (states, np.zeros(1, np.int32), images, Pool(0, 4800), 10)
+        return train_program(config, mesh), (states, np.zeros(1, np.int32), source, Pool(0, 4800), 10)
     pools = Pool(np.zeros(50, np.int32), np.full(50, 423, np.int32))
-    return eval_program(config, mesh, 1), (states, images, pools, np.zeros((1, 50, 2), np.uint32))
+    return eval_program(config, mesh, 1), (states, source, pools, np.zeros((1, 50, 2), np.uint32))
 
 
 def text_of(*args, **kwargs):

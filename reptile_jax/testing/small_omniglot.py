@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from reptile_jax.data import omniglot
-from reptile_jax.data.characters import DataError
+from reptile_jax.data.images import DataError
 from reptile_jax.data.omniglot_archive import Archive
 
 SMALL = Archive("images_small", "https://example.org/images_small.zip", {"Beta": 2, "Alpha": 1})
