@@ -1,12 +1,15 @@
 """The data: what TFDS and the prepared copy of a folder give is what torchvision gives, to the pixel."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from parity_tests import bridge
 from parity_tests.conftest import ARCHIVES, MINIIMAGENET, MINIIMAGENET_DIR, REAL
-from reptile_jax.data import omniglot, prepared
+from reptile_jax.data import omniglot
+from reptile_jax.data import prepared as of_folder
 from reptile_jax.testing import small_images
 from reptile_jax.testing.small_runs import small
 from reptile_torch_ref import data as torch_data
@@ -40,8 +43,8 @@ def test_splits_and_rotations_of_glyphs(seed):
 
 def same_images(folder, size, channels):
     """Whether both sides read the same pixels, class names and counts of a folder, and how many images there are."""
-    copy = prepared.prepared(str(folder), size, channels)
-    ours, theirs = prepared.pixels(copy), torch_data.load_images(folder, size, channels)
+    copy = of_folder.prepared(Path(folder), size, channels)
+    ours, theirs = of_folder.pixels(copy), torch_data.load_images(folder, size, channels)
     named = {"train": "train", "validation": "val", "test": "test", "": ""}
     assert [named[name] for name in copy.sets] == list(theirs)
     start, equal = 0, True
@@ -82,7 +85,7 @@ def test_images_from_folders(own_images, channels):
 
 
 def test_another_filter_is_seen(own_images, monkeypatch):
-    monkeypatch.setattr(prepared, "FILTER", Image.Resampling.BILINEAR)
+    monkeypatch.setattr(of_folder, "FILTER", Image.Resampling.BILINEAR)
     assert same_images(own_images, 16, 3) == (False, 28)
 
 

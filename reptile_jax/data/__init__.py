@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from reptile_jax.data import glyphs
+from reptile_jax.data import folders, glyphs, prepared
 from reptile_jax.data.characters import SIZE, as_images
 from reptile_jax.data.images import DataError, Description, Images, set_sizes, split, turned, with_turns
 from reptile_jax.data.omniglot_archive import BACKGROUND, DRAWINGS, EVALUATION
@@ -57,6 +57,7 @@ DATA_SETS = {
         "images", "glyphs (synthetic)", (SIZE, 1), 1, glyphs.TRAIN_CHARACTERS, _glyphs_described,
         lambda data: as_images(glyphs.load()),
     ),
+    "images": DataSet("images", "images", None, 255, 0, folders.describe, prepared.load),
 }  # fmt: skip
 
 __all__ = [

@@ -3,6 +3,7 @@
 A folder is CLASS/*, or train/ and test/ (and val/) of CLASS/* each; each of the three may be a zip file, train.zip.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -11,7 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reptile_jax.data.images import DataError
+from ml_collections import ConfigDict
+
+from reptile_jax.data.images import DataError, Description
 
 SETS = {"train": "train", "val": "validation", "test": "test"}  # name of the folder -> of the set
 LARGEST_MEMBER = 2**30  # bytes of one image in a zip file; a small zip file can hold a far larger member
@@ -42,6 +45,59 @@ class Listing(NamedTuple):
 
     parts: dict[str, Part]
     state: str
+
+
+_described: dict[Path, str] = {}  # the state of each folder when this process described it last
+
+
+def describe(data: ConfigDict) -> Description:
+    """Returns the classes of the folder `data.dir`, and how many images each has.
+
+    Raises:
+        DataError: what `folder_of` and `listing` raise.
+    """
+    folder = folder_of(data)
+    found = listing(folder)
+    _described[folder] = found.state
+    return description(counted(found.parts))
+
+
+def folder_of(data: ConfigDict) -> Path:
+    """Returns the folder that a config's `data` names.
+
+    Raises:
+        DataError: it names none.
+    """
+    if not data.dir:
+        raise DataError("data.dir is empty: name the folder of the images with --config.data.dir=DIR")
+    return Path(data.dir).expanduser()
+
+
+def counted(parts: dict[str, Part]) -> dict[str, dict[str, int]]:
+    """Returns set -> class -> number of its images."""
+    return {name: {label: len(files) for label, files in part.classes.items()} for name, part in parts.items()}
+
+
+def description(sets: dict[str, dict[str, int]]) -> Description:
+    """Returns classes, set -> class -> number of its images, as every data set describes them."""
+    names = tuple(name for classes in sets.values() for name in classes)
+    counts = tuple(count for classes in sets.values() for count in classes.values())
+    if list(sets) == [""]:
+        return Description(names, counts)
+    place = {label: number for number, label in enumerate(names)}
+    return Description(names, counts, {name: tuple(map(place.__getitem__, classes)) for name, classes in sets.items()})
+
+
+def listed_again(folder: Path) -> Listing:
+    """Lists a folder as `listing` does, and sees to it that it is as it was described.
+
+    Raises:
+        DataError: what `listing` raises, or the folder has changed.
+    """
+    found = listing(folder)
+    if _described.get(folder, found.state) != found.state:
+        raise DataError(f"{folder} changed after its classes were counted: start again when it stays as it is")
+    return found
 
 
 def listing(directory: Path) -> Listing:
@@ -88,7 +144,11 @@ def _places(directory: Path) -> dict[str, Path]:
 
 def _part(place: Path) -> Part:
     """Lists one set of classes."""
-    part = _in_folder(place) if place.is_dir() else _in_zip(place)
+    if place.is_dir():
+        part = _in_folder(place)
+    else:
+        status = place.stat()
+        part = _in_zip(place, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     if not part.classes:
         raise DataError(f"{place} holds no classes: give each class a folder of its own there, with its images in it")
     return part
@@ -137,11 +197,11 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     return found
 
 
-def _in_zip(place: Path) -> Part:
+@functools.lru_cache(maxsize=3)  # a large one takes half a second
+def _in_zip(place: Path, size: int, time: int, _: int) -> Part:
     try:
         with zipfile.ZipFile(place) as archive:
             members = {info.filename: info for info in archive.infolist()}
-        status = place.stat()
     except Exception as error:  # zipfile raises anything for a damaged file
         raise DataError(f"{place} cannot be read as a zip file ({error}): bring a whole one") from error
     for name in members:
@@ -162,7 +222,7 @@ def _in_zip(place: Path) -> Part:
             classes.setdefault(path[0], []).append(name)
         elif path and not is_file:
             classes.setdefault(path[0], [])
-    state = [status.st_size, status.st_mtime_ns, [(name, info.CRC) for name, info in members.items()]]
+    state = [size, time, [(name, info.CRC) for name, info in members.items()]]
     return Part(place, {name: tuple(files) for name, files in classes.items()}, state)
 
 

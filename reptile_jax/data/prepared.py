@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from reptile_jax.data.folders import Listing, Part, listing
-from reptile_jax.data.images import DataError
+from reptile_jax.data.folders import Listing, Part, counted, description, folder_of, listed_again, listing
+from reptile_jax.data.images import DataError, Images
 from reptile_jax.files import lock, replace_text
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
@@ -102,24 +103,36 @@ def read_image(file: Path | IO[bytes], name: str, size: int, channels: int) -> n
         raise DataError(f"the image {name} cannot be read ({reason}): replace or remove it") from error
 
 
-def prepared(directory: str, size: int, channels: int) -> Prepared:
+def load(data: ConfigDict) -> Images:
+    """Returns the images of the folder `data.dir`, a memory map of their prepared copy.
+
+    Args:
+        data: the config's `data`; `dir`, `size` and `channels` count.
+
+    Raises:
+        DataError: what `folders.folder_of`, `prepared` and `pixels` raise.
+    """
+    copy = prepared(folder_of(data), data.size, data.channels)
+    names, counts, sets = description(copy.sets)
+    first = np.cumsum([0, *counts[:-1]], dtype=np.int32)
+    return Images(pixels(copy), names, first, np.array(counts, np.int32), sets, copy.fingerprint)
+
+
+def prepared(folder: Path, size: int, channels: int) -> Prepared:
     """Returns the prepared copy of a folder of images; makes it where there is none of what the folder holds now.
 
     Copies lie in $XDG_CACHE_HOME/reptile_jax/images, or ~/.cache/reptile_jax/images.
 
     Args:
-        directory: as `folders.listing` describes.
+        folder: as `folders.listing` describes.
         size: height and width of the prepared images in pixels.
         channels: 1 (grey) or 3 (RGB).
 
     Raises:
-        DataError: no folder is named; what `folders.listing` and `read_image` raise; the copy cannot be written or is
-            damaged; or the folder changes meanwhile.
+        DataError: what `folders.listed_again` and `read_image` raise; the copy cannot be written or is damaged; or the
+            folder changes meanwhile.
     """
-    if not directory:
-        raise DataError("data.dir is empty: name the folder of the images with --config.data.dir=DIR")
-    folder = Path(directory).expanduser()
-    found = listing(folder)
+    found = listed_again(folder)
     try:
         home = _home(folder, size, channels)
         copy = home / found.state[:16]
@@ -191,7 +204,7 @@ def _make(copy: Path, folder: Path, found: Listing, size: int, channels: int) ->
 
 def _write(path: Path, parts: dict[str, Part], size: int, channels: int) -> dict[str, Any]:
     """Writes the array of all images, and returns what to say about it."""
-    sets = {name: {label: len(files) for label, files in part.classes.items()} for name, part in parts.items()}
+    sets = counted(parts)
     files = [(part, file) for part in parts.values() for files in part.classes.values() for file in files]
     shape = (len(files), size, size, channels)
     # Lists: the order counts.

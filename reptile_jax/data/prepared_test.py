@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 import reptile_jax
 from reptile_jax.data import prepared as module
+from reptile_jax.data.folders import describe
 from reptile_jax.data.images import DataError
-from reptile_jax.data.prepared import pixels, prepare, prepared
+from reptile_jax.data.prepared import load, pixels, prepare, prepared
 from reptile_jax.testing.small_images import FORMATS, encoded, members, write_folder, write_zip
 from reptile_jax.testing.small_images import pixels as random_pixels
 
@@ -46,7 +48,7 @@ def copies(cache):
 
 def refused(folder, *words, size=8):
     with pytest.raises(DataError) as error:
-        prepared(str(folder), size, 3)
+        prepared(folder, size, 3)
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value), error.value
@@ -57,7 +59,7 @@ def refused(folder, *words, size=8):
 
 @pytest.mark.parametrize(("size", "channels"), [(8, 3), (10, 1)])
 def test_all_images_in_the_order_of_their_names(folder, size, channels):
-    copy = prepared(str(folder), size, channels)
+    copy = prepared(folder, size, channels)
     assert copy.sets == {"": ANIMALS} and list(copy.sets[""]) == sorted(ANIMALS)
     files = sorted(folder.glob("*/*"))
     expected = np.stack([prepare(Image.open(file), size, channels) for file in files])
@@ -68,7 +70,7 @@ def test_all_images_in_the_order_of_their_names(folder, size, channels):
 
 def test_a_set_after_the_other(tmp_path):
     sets = {"val": {"x": 2}, "train": {"z": 1, "y": 3}, "test": {"a": 2}}
-    copy = prepared(str(split_of(tmp_path / "images", sets)), 8, 3)
+    copy = prepared(split_of(tmp_path / "images", sets), 8, 3)
     assert json.dumps(copy.sets) == '{"train": {"y": 3, "z": 1}, "validation": {"x": 2}, "test": {"a": 2}}'
     paths = [tmp_path / "images" / part for part in ("train/y", "train/z", "val/x", "test/a")]
     files = [file for path in paths for file in sorted(path.iterdir())]
@@ -82,62 +84,82 @@ def test_zip_files_hold_the_same(tmp_path):
     write_zip(folder / "test.zip", contents["test"])
     write_folder(tmp_path / "folders" / "train", contents["train"])
     write_folder(tmp_path / "folders" / "test", contents["test"])
-    zipped, plain = prepared(str(folder), 8, 3), prepared(str(tmp_path / "folders"), 8, 3)
+    zipped, plain = prepared(folder, 8, 3), prepared(tmp_path / "folders", 8, 3)
     np.testing.assert_array_equal(pixels(zipped), pixels(plain))
     assert (zipped.sets, zipped.fingerprint) == (plain.sets, plain.fingerprint)
+
+
+def config_of(folder, size=8, channels=3):
+    return ConfigDict({"dir": str(folder), "size": size, "channels": channels})
+
+
+@pytest.mark.parametrize("sets", [{"train": {"b": 1, "c": 3}, "val": {"a": 2}, "test": {"d": 70}}, {"": ANIMALS}])
+def test_loaded_as_described(tmp_path, sets):
+    data = config_of(split_of(tmp_path / "images", sets))
+    described, images = describe(data), load(data)
+    assert (images.names, images.sets, tuple(images.counts)) == (described.names, described.sets, described.counts)
+    named = {} if "" in sets else {"train": ("b", "c"), "validation": ("a",), "test": ("d",)}
+    assert {name: tuple(images.names[i] for i in places) for name, places in (images.sets or {}).items()} == named
+    assert images.first.dtype == images.counts.dtype == np.int32 and images.pixels.shape[1:] == (8, 8, 3)
+    assert images.counts.sum() == len(images.pixels)
+    paths = {path.name: path for path in (tmp_path / "images").rglob("*") if path.is_dir()}
+    for name, first, count in zip(images.names, images.first, images.counts, strict=True):
+        expected = [np.asarray(Image.open(file)) for file in sorted(paths[name].iterdir())]
+        np.testing.assert_array_equal(images.pixels[first : first + count], expected)
+    assert images.fingerprint == prepared(tmp_path / "images", 8, 3).fingerprint
 
 
 # When it is made.
 
 
 def test_made_once_and_found_again(folder, cache, capsys):
-    first = prepared(str(folder), 8, 3)
+    first = prepared(folder, 8, 3)
     assert "75/75" in capsys.readouterr().err
     times = [path.stat().st_mtime_ns for path in sorted(first.path.iterdir())]
-    assert prepared(str(folder), 8, 3) == first
+    assert prepared(folder, 8, 3) == first
     assert capsys.readouterr().err == ""
     assert [path.stat().st_mtime_ns for path in sorted(first.path.iterdir())] == times
     assert copies(cache) == [first.path]
 
 
 def test_a_copy_for_each_size_and_number_of_channels(folder, cache):
-    made = {prepared(str(folder), size, channels).path for size, channels in ((8, 3), (8, 1), (9, 3))}
+    made = {prepared(folder, size, channels).path for size, channels in ((8, 3), (8, 1), (9, 3))}
     assert set(copies(cache)) == made and len(made) == 3
 
 
 def test_a_changed_folder_is_prepared_anew_in_place_of_the_old(folder, cache):
-    before = prepared(str(folder), 8, 3)
+    before = prepared(folder, 8, 3)
     mapped = pixels(before)
     image = folder / "cat" / "000.png"
     image.write_bytes(encoded(random_pixels(1)))
-    after = prepared(str(folder), 8, 3)
+    after = prepared(folder, 8, 3)
     assert copies(cache) == [after.path] and after.path != before.path
     assert after.fingerprint != before.fingerprint
     np.testing.assert_array_equal(pixels(after)[72], np.asarray(Image.open(image)))
     assert mapped[72].shape == (8, 8, 3)  # a run that reads the old copy goes on
     image.unlink()
-    assert prepared(str(folder), 8, 3).sets[""]["cat"] == 2
+    assert prepared(folder, 8, 3).sets[""]["cat"] == 2
 
 
 def test_the_cache_is_below_the_home_where_nothing_else_is_said(folder, tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert prepared(str(folder), 8, 3).path.is_relative_to(tmp_path / "home" / ".cache" / "reptile_jax" / "images")
+    assert prepared(folder, 8, 3).path.is_relative_to(tmp_path / "home" / ".cache" / "reptile_jax" / "images")
     monkeypatch.chdir(tmp_path)
-    assert prepared("animals", 8, 3) == prepared(str(folder), 8, 3)  # wherever it is named from
+    assert prepared(Path("animals"), 8, 3) == prepared(folder, 8, 3)  # wherever it is named from
 
 
 def test_a_copy_that_others_made_needs_no_right_to_write(folder, cache, monkeypatch):
-    first = prepared(str(folder), 8, 3)
+    first = prepared(folder, 8, 3)
     monkeypatch.setattr(module, "lock", None)
-    assert prepared(str(folder), 8, 3) == first
+    assert prepared(folder, 8, 3) == first
 
 
 # The fingerprint.
 
 
 def fingerprint(folder, contents, size=8, channels=3):
-    return prepared(str(write_folder(folder, contents)), size, channels).fingerprint
+    return prepared(write_folder(folder, contents), size, channels).fingerprint
 
 
 def test_the_fingerprint_is_of_names_and_pixels_alone(tmp_path):
@@ -176,8 +198,20 @@ def test_every_change_of_names_and_pixels_changes_the_fingerprint(tmp_path):
 
 
 def test_no_folder_is_named():
-    with pytest.raises(DataError, match=r"--config\.data\.dir=DIR"):
-        prepared("", 8, 3)
+    for function in (describe, load):
+        with pytest.raises(DataError, match=r"--config\.data\.dir=DIR"):
+            function(config_of(""))
+
+
+def test_a_folder_that_changes_after_it_was_described(folder):
+    data = config_of(folder)
+    load(data)
+    describe(data)
+    (folder / "cat" / "000.png").unlink()
+    with pytest.raises(DataError, match=f"{folder} changed after"):
+        load(data)
+    describe(data)
+    assert load(data).counts.tolist() == [2, 70, 2]
 
 
 @pytest.mark.parametrize("content", [b"no image", encoded(random_pixels(0, 64, 64), "jpeg")[:1500]])
@@ -186,7 +220,7 @@ def test_a_bad_image_is_named_and_nothing_is_left(folder, cache, content):
     refused(folder, f"{folder}/bee/033.png")
     assert [path.name for path in cache.glob("*/*")] == ["lock"]
     (folder / "bee" / "033.png").unlink()
-    assert prepared(str(folder), 8, 3).sets[""]["bee"] == 70
+    assert prepared(folder, 8, 3).sets[""]["bee"] == 70
 
 
 def test_a_bad_image_in_a_zip_file_is_named(tmp_path):
@@ -232,13 +266,13 @@ def test_a_cache_that_cannot_be_written(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["pixels.npy", "about.json"])
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:100])])
 def test_a_damaged_copy_names_the_folder_to_delete(folder, name, damage):
-    copy = prepared(str(folder), 8, 3)
+    copy = prepared(folder, 8, 3)
     damage(copy.path / name)
     with pytest.raises(DataError, match=f"{copy.path} is damaged: delete it") as error:
-        pixels(prepared(str(folder), 8, 3))
+        pixels(prepared(folder, 8, 3))
     assert "\n" not in str(error.value)
     shutil.rmtree(copy.path)
-    assert len(pixels(prepared(str(folder), 8, 3))) == 75
+    assert len(pixels(prepared(folder, 8, 3))) == 75
 
 
 # Interruptions, and several runs at once.
@@ -247,6 +281,7 @@ RUN = """
 import os, sys, time
 from pathlib import Path
 from reptile_jax.data import prepared as module
+from reptile_jax.data.folders import describe
 from reptile_jax.data.images import DataError
 write_text = module.replace_text
 def gate(*arguments):  # all images are written, and nothing says so yet
@@ -257,7 +292,7 @@ def gate(*arguments):  # all images are written, and nothing says so yet
     write_text(*arguments)
 module.replace_text = gate
 try:
-    print(module.prepared(sys.argv[1], 8, 3).fingerprint)
+    print(module.prepared(Path(sys.argv[1]), 8, 3).fingerprint)
 except DataError as error:
     sys.exit(f"error: {error}")
 """
@@ -282,7 +317,7 @@ def test_killed_in_the_middle_the_next_start_prepares_afresh(folder, cache, tmp_
     process.communicate()
     (leftover,) = cache.glob("*/unfinished/pixels.npy")
     assert leftover.stat().st_size > 75 * 8 * 8 * 3  # else this test would show nothing
-    copy = prepared(str(folder), 8, 3)
+    copy = prepared(folder, 8, 3)
     assert copies(cache) == [copy.path] and not leftover.exists()
 
 
@@ -296,7 +331,7 @@ def test_two_runs_at_once_prepare_once_and_both_end_well(folder, tmp_path):
     outputs = [first.communicate(), second.communicate()]
     assert [process.returncode for process in (first, second)] == [0, 0], outputs
     assert "Preparing" not in outputs[1][1]
-    assert outputs[0][0] == outputs[1][0] == prepared(str(folder), 8, 3).fingerprint + "\n"
+    assert outputs[0][0] == outputs[1][0] == prepared(folder, 8, 3).fingerprint + "\n"
 
 
 def test_no_space(folder, cache):
@@ -322,7 +357,7 @@ REAL = os.environ.get("REPTILE_MINIIMAGENET", "")
 
 @pytest.mark.skipif(not REAL, reason="REPTILE_MINIIMAGENET=DIR, a folder with train/, val/ and test/, is not set")
 def test_real_mini_imagenet_is_complete():
-    copy = prepared(REAL, 84, 3)
+    copy = prepared(Path(REAL), 84, 3)
     assert {name: len(classes) for name, classes in copy.sets.items()} == {"train": 64, "validation": 16, "test": 20}
     counts = [count for classes in copy.sets.values() for count in classes.values()]
     assert min(counts) >= 597 and max(counts) <= 600  # those of the released code's copy, and all
