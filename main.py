@@ -1,21 +1,13 @@
-"""Trains and evaluates Reptile: python main.py --config=configs/NAME.py [--config.FIELD=VALUE ...] [--workdir=DIR]."""
+"""Trains and evaluates Reptile: python main.py --config=NAME [--config.FIELD=VALUE ...] [--workdir=DIR]; see --help."""
 
+import contextlib
 import os
-import signal
 import sys
 
-
-def interrupted_at_once(number: int, _: object) -> None:
-    """Ends the program on a signal where there is nothing to save, whatever threads are still at work."""
-    message = "interrupted: the same command goes on from the newest checkpoint, or begins anew"
-    print(message, file=sys.stderr, flush=True)
-    os._exit(128 + number)
-
+from reptile_jax import process
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM):  # before the imports, which take seconds
-        signal.signal(number, interrupted_at_once)
-    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+    process.prepare()  # before the imports, which take seconds
 
 import time
 from typing import NoReturn
@@ -27,7 +19,7 @@ from reptile_jax import command_line
 from reptile_jax.command_line import Asked
 from reptile_jax.config import ConfigError
 from reptile_jax.data import DataError
-from reptile_jax.devices import ElsewhereError, keep_compiled
+from reptile_jax.devices import ElsewhereError, at_once, keep_compiled
 from reptile_jax.run.checkpoint import CheckpointError
 from reptile_jax.run.interrupt import Interrupted
 from reptile_jax.run.train import TrainingError, evaluate_only, train_and_evaluate
@@ -89,13 +81,22 @@ def main() -> None:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        reason = str(error).splitlines()[0]
-        fail(
-            f"the run does not fit into the memory ({reason}): give less meta_batch, inner_iters, num_seeds or classes"
-        )
+        fail(f"the run does not fit into the memory ({str(error).splitlines()[0]}): give {less_memory(asked)}")
     except Interrupted as interrupted:
-        print(interrupted, file=sys.stderr)
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print(interrupted, file=sys.stderr, flush=True)
         sys.exit(interrupted.status)
+
+
+def less_memory(asked: Asked) -> str:
+    """Names the fields that what was asked for may have too large."""
+    fields = ["inner_batch", "meta_batch"] if asked.mode == "train" else []
+    first = ""
+    if asked.config is not None and at_once(asked.config):
+        first = "tasks_at_once=one, or "
+    else:
+        fields = fields[:1]  # the tasks of a meta-batch are in memory one after the other
+    return f"{first}less {', '.join([*fields, 'eval_batch', 'shots', 'num_seeds'])} or classes"
 
 
 def connect(asked: Asked) -> None:

@@ -1,11 +1,15 @@
 """What knows only the file system: a lock that one process at a time holds, and whole-file replacement."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # what a file system without them says
 
 
 class LockedError(Exception):
@@ -15,6 +19,8 @@ class LockedError(Exception):
 @contextlib.contextmanager
 def lock(file: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
     """Holds a lock on a file, which is made where it is not there and stays.
+
+    Where the file system has no locks, there is none, which is said in a line.
 
     Args:
         file: the file; its folder exists.
@@ -33,6 +39,10 @@ def lock(file: Path, waiting: Callable[[str], None] | None = None) -> Iterator[N
                 raise LockedError(holder) from error
             waiting(holder)
             fcntl.flock(opened, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            print(f"{file.parent}: the file system has no locks: start no other run there meanwhile", file=sys.stderr)
         opened.truncate(0)
         opened.write(f"process {os.getpid()} on {socket.gethostname()}")
         opened.flush()

@@ -1,5 +1,7 @@
 """Trains and evaluates: python -m reptile_torch_ref.train --config=configs/NAME.py [--config.FIELD=VALUE ...]."""
 
+import sys
+
 import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
@@ -60,9 +62,33 @@ def main(config: ConfigDict, init: str = "", weights_file: str = "") -> None:
         print(f"{name} classes: {results[0]} transductive, {results[1]} inductive ({len(accuracies)} tasks)")
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the flags; where they are wrong, ends the program with a line that says so."""
+    try:
+        rest = flags.FLAGS(argv)
+        _ = CONFIG.value.seed  # raises where the file was not found
+    except (flags.Error, AttributeError, KeyError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+    except OSError:
+        sys.exit("error: --config names no file: give configs/NAME.py")
+    if len(rest) > 1:
+        sys.exit(f"error: unexpected argument {rest[1]}: flags are written --name=value")
+    return rest
+
+
+def run(_: list[str]) -> None:
+    """Does what the flags say; what stands in the way is one line."""
+    try:
+        main(CONFIG.value, INIT.value, WEIGHTS.value)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # where there is no ±
     CONFIG = config_flags.DEFINE_config_file("config", help_string="fields of the run", lock_config=True)
     INIT = flags.DEFINE_string("init", "", "weights file to start from")
     WEIGHTS = flags.DEFINE_string("weights", "", "weights file to write after training")
     flags.mark_flag_as_required("config")
-    app.run(lambda _: main(CONFIG.value, INIT.value, WEIGHTS.value))
+    app.run(run, flags_parser=parse_flags)

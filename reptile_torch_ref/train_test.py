@@ -1,10 +1,12 @@
 """The program: what it imports, that it repeats itself, that it saves and goes on."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from ml_collections import ConfigDict
 
@@ -30,8 +32,8 @@ def patterns(characters: int) -> torch.Tensor:
     return torch.from_numpy((ideal ^ (rng.random((characters, 20, 28, 28)) < 0.05)).astype(np.uint8))
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
 def test_no_jax_is_imported() -> None:
@@ -76,7 +78,27 @@ def test_command_line_trains_saves_evaluates_and_starts_from_a_file(tmp_path: Pa
     assert weights.load(second).step_count == 12
 
 
-def test_a_misspelt_field_is_an_error() -> None:
-    result = run("-m", "reptile_torch_ref.train", "--config=configs/default.py", "--config.meta_itres=2")
-    assert result.returncode != 0
-    assert "meta_itres" in result.stderr
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--config=configs/default.py --config.meta_itres=2", 'Did you mean "meta_iters" instead of "meta_itres"?'),
+        ("--config=configs/default.py --wieghts=x", "Unknown command line flag 'wieghts'. Did you mean: weights"),
+        ("--config=configs/default.py stray", "unexpected argument stray"),
+        ("--config=nowhere", "--config names no file: give configs/NAME.py"),
+        ("--config=configs/default.py --config.num_seeds=2", "num_seeds=2: the reference trains one seed at a time"),
+    ],
+)
+def test_what_is_wrong_on_the_command_line_is_one_line(flags: str, message: str) -> None:
+    result = run("-m", "reptile_torch_ref.train", *flags.split())
+    assert result.returncode == 1 and result.stdout == ""
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1 and message in result.stderr
+
+
+def test_output_in_ascii() -> None:
+    """It has no ±."""
+    fields = {"data.name": "glyphs", "meta_iters": 1, "inner_iters": 1, "eval_iters": 1, "eval_samples": 2}
+    overrides = [f"--config.{name}={value}" for name, value in fields.items()]
+    command = ["-m", "reptile_torch_ref.train", "--config=configs/default.py", *overrides]
+    result = run(*command, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.isascii() and result.stdout.count(" ? ") == 4

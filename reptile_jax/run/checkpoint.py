@@ -9,7 +9,6 @@ taken. Which one is being written is noted beside them: that one, killed before 
 import hashlib
 import itertools
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -50,9 +49,7 @@ class Checkpoints:
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
             )
-        else:
-            options = ocp.CheckpointManagerOptions(read_only=True)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def save(self, states: MetaState, config: ConfigDict, rows: int, fingerprint: str = "") -> None:
         """Writes a checkpoint, unless this meta-iteration has one, and removes the oldest beyond `KEPT`.
@@ -94,15 +91,13 @@ class Checkpoints:
         """Raises OSError where the disk has no room for so many bytes: Orbax finds out in many threads at once."""
         room = self._folder / ".room"
         try:
-            with room.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
+            room.write_bytes(bytes(size))  # which knows of quotas and limits, too
         finally:
             room.unlink(missing_ok=True)
 
     def config(self, iteration: int) -> ConfigDict:
         """Reads the config that a checkpoint was trained with."""
-        items = ocp.args.Composite(config=ocp.args.JsonRestore())
-        return ConfigDict(self._manager.restore(iteration, args=items)["config"])
+        return ConfigDict(self._read(iteration, config=ocp.args.JsonRestore()))
 
     def fingerprint(self, iteration: int) -> str:
         """Reads the fingerprint of the data that a checkpoint was trained on; "" where it is not known."""
@@ -123,8 +118,13 @@ class Checkpoints:
                     f"{wanted.get(name)} here: use what wrote it, or another workdir"
                 )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        return self._manager.restore(iteration, args=items)["state"]
+        return self._read(iteration, state=ocp.args.StandardRestore(abstract))
+
+    def _read(self, iteration: int, **item: ocp.args.CheckpointArgs) -> Any:
+        """Reads one item of a checkpoint; a manager that only reads would warn of that."""
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+            (content,) = reader.restore(self._folder / str(iteration), args=ocp.args.Composite(**item)).values()
+        return content
 
 
 def find(path: Path) -> tuple[Checkpoints, int]:
@@ -160,14 +160,23 @@ def newest(workdir: Path, steps: list[int] | None = None, quiet: bool = False) -
     Raises:
         CheckpointError: none that there are is usable.
     """
-    iterations = _iterations(workdir)
+    iterations, whole = _iterations(workdir), []
     for iteration in iterations:
         path = workdir / FOLDER / str(iteration)
-        problem = damage(path) or _lost(path, iteration, steps)
+        if problem := damage(path):
+            problem = f"is damaged, {problem}"
+        else:
+            whole.append(path)
+            problem = _lost(path, iteration, steps)
         if not problem:
             return iteration
         if is_main() and not quiet:
-            print(f"{path} is damaged, {problem}: the one before it is looked for", file=sys.stderr)
+            print(f"{path} {problem}: the one before it is looked for", file=sys.stderr)
+    if whole:
+        raise CheckpointError(
+            f"{workdir / 'metrics.jsonl'} lacks rows from before every checkpoint that is whole: restore it from a "
+            f"backup, or start another run from the newest: --pretrained={whole[0]} --workdir=ANOTHER"
+        )
     if iterations:
         raise CheckpointError(
             f"{workdir / FOLDER}: all {len(iterations)} checkpoints are damaged: restore one from a backup, or name "
@@ -205,11 +214,11 @@ def damage(path: Path) -> str:
 
 
 def _lost(path: Path, iteration: int, steps: list[int] | None) -> str:
-    """Says how many rows are missing before a checkpoint, "" where none is."""
+    """Says how many rows are missing before a whole checkpoint, "" where none is."""
     if steps is None:
         return ""
     there, written = sum(step <= iteration for step in steps), _read_seal(path)["rows"]
-    return f"metrics.jsonl has {there} of the {written} rows before it" if there < written else ""
+    return f"is whole, but metrics.jsonl has {there} of the {written} rows before it" if there < written else ""
 
 
 def _iterations(workdir: Path) -> list[int]:

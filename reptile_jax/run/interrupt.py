@@ -1,8 +1,16 @@
-"""SIGTERM and Ctrl-C: the work at hand is finished and saved, and the program ends with the conventional status."""
+"""SIGTERM, SIGHUP and Ctrl-C: the work at hand is finished and saved; the program ends with the conventional status."""
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Returns the signals that stop a run: SIGHUP, of a connection that breaks off, unless nohup has ruled it out."""
+    hangup = signal.SIGHUP
+    ignored = signal.getsignal(hangup) == signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([] if ignored else [hangup])]
 
 
 class Interrupted(Exception):
@@ -30,8 +38,12 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[Stop]:
-    """Watches for SIGTERM and SIGINT; a second signal ends the program at once."""
-    stop, numbers = Stop(), (signal.SIGINT, signal.SIGTERM)
+    """Watches for the signals that stop a run; a second one ends the program at once.
+
+    In a thread, where Python takes no signals, it watches for none.
+    """
+    stop = Stop()
+    numbers = stop_signals() if threading.current_thread() is threading.main_thread() else []
 
     def note(number: int, _: object) -> None:
         signal.signal(number, signal.SIG_DFL)

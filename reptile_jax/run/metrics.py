@@ -85,7 +85,9 @@ class MetricsWriter:
 class _WhileThere:
     """The standard error for a bar: one that is closed, or on a full disk, ends no run."""
 
-    encoding = "utf-8"
+    @property
+    def encoding(self) -> str | None:
+        return sys.stderr.encoding
 
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError):

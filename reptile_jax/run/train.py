@@ -36,7 +36,7 @@ class TrainingError(Exception):
     """Training that cannot go on; the message is one line."""
 
 
-def train_and_evaluate(config: ConfigDict, workdir: Path, pretrained: str | Path | None = None) -> dict[str, Any]:
+def train_and_evaluate(config: ConfigDict, workdir: str | Path, pretrained: str | Path | None = None) -> dict[str, Any]:
     """Trains from where the workdir stands to `meta_iters`, evaluates, and leaves everything in the workdir.
 
     Args:
@@ -54,7 +54,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, pretrained: str | Path
         TrainingError: a loss or an update was not finite.
     """
     validate(config)
-    mesh = _devices(config)
+    workdir, mesh = Path(workdir).expanduser(), _devices(config)
     with together():
         newest = checkpoint.newest(workdir, _steps(workdir))
     if not same_everywhere(-1 if newest is None else newest):
@@ -89,13 +89,13 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, pretrained: str | Path
         return evaluate(config, workdir, data, states, mesh, stop)
 
 
-def evaluate_only(config: ConfigDict, workdir: Path, pretrained: str | Path | None = None) -> dict[str, Any]:
+def evaluate_only(config: ConfigDict, workdir: str | Path, pretrained: str | Path | None = None) -> dict[str, Any]:
     """Evaluates the newest checkpoint of the workdir, or the one that `pretrained` names.
 
     Args, returns and raises as `train_and_evaluate`; without `pretrained`, the workdir must hold a checkpoint.
     """
     validate(config)
-    mesh = _devices(config)
+    workdir, mesh = Path(workdir).expanduser(), _devices(config)
     states = load_for(config, pretrained or workdir, mesh)
     with together():
         data = kind_of(config).load(config, mesh)

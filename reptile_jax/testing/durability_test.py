@@ -149,11 +149,23 @@ def test_metrics_cut_before_the_newest_checkpoint_are_made_again(copy, whole):
     lines = metrics.read_text().splitlines(keepends=True)
     metrics.write_text("".join(lines[:3]) + "no row\n" + "".join(lines[4:]))
     done = go_on(copy)
-    assert "checkpoints/20 is damaged, metrics.jsonl has 3 of the 4 rows before it" in done.stderr
+    assert "checkpoints/20 is whole, but metrics.jsonl has 3 of the 4 rows before it" in done.stderr
     assert "at meta-iteration 10" in done.stderr
     assert ends_as(copy, whole)
-    metrics.unlink()
-    assert "all 3 checkpoints are damaged" in go_on(copy, status=1).stderr
+
+
+def test_metrics_that_are_lost_do_not_make_checkpoints_damaged(copy, whole):
+    """And the weights are not lost: the cure that is named works."""
+    (copy / "metrics.jsonl").unlink()
+    failed = go_on(copy, status=1).stderr
+    assert "damaged" not in failed and "metrics.jsonl lacks rows from before every checkpoint that is whole" in failed
+    cure = failed.split()[-2:]
+    assert cure == [f"--pretrained={copy / 'checkpoints' / '30'}", "--workdir=ANOTHER"]
+    done = run(*cure, cwd=copy.parent, **FIELDS)
+    assert done.returncode == 0, done.stderr
+    shutil.copy(whole / "metrics.jsonl", copy)
+    go_on(copy)
+    assert ends_as(copy, whole)
 
 
 @pytest.mark.parametrize("line", ['{"step": "x"}', '{"step": 31}', "[31]", '{"step": 30, "loss": 1}', '{"step": 3'])

@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from reptile_jax.testing.small_runs import SMALL, command, run
+from reptile_jax.run.train import train_and_evaluate
+from reptile_jax.testing.small_runs import SMALL, command, run, small
 
 
 def test_killed_and_started_again_it_ends_as_if_never_killed(tmp_path):
@@ -37,7 +39,7 @@ def test_killed_and_started_again_it_ends_as_if_never_killed(tmp_path):
     assert rows[0] == rows[1] and [row["step"] for row in rows[0]] == list(range(5, 301, 5))
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_saves_the_run_and_says_how_to_go_on(tmp_path, number, status):
     fields = SMALL | {"meta_iters": 100_000, "checkpoint_interval": 100_000}
     process = subprocess.Popen(command("--workdir=run", **fields), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -55,6 +57,34 @@ def test_a_signal_saves_the_run_and_says_how_to_go_on(tmp_path, number, status):
     stopped_at = int(last.split()[3].rstrip(","))
     assert [int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()] == [stopped_at]
     assert len(metrics.read_text().splitlines()) == stopped_at // 5
+
+
+def test_a_run_under_nohup_does_not_end_with_its_connection(tmp_path):
+    fields = SMALL | {"meta_iters": 60}
+    process = subprocess.Popen(
+        ["nohup", *command("--workdir=run", **fields)], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    while not (tmp_path / "run" / "config.json").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=300)
+    assert process.returncode == 0 and (tmp_path / "run" / "checkpoints" / "60").exists()
+
+
+def test_in_a_thread_a_run_goes_as_elsewhere(tmp_path):
+    with ThreadPoolExecutor() as pool:
+        results = pool.submit(train_and_evaluate, small(), str(tmp_path / "thread")).result()
+    assert results == train_and_evaluate(small(), str(tmp_path / "here"))
+
+
+def test_output_in_ascii(tmp_path):
+    """It has no ±, and no blocks for a bar."""
+    fields = SMALL | {"meta_iters": 5}
+    done = run("--workdir=run", cwd=tmp_path, env=os.environ | {"PYTHONIOENCODING": "ascii"}, **fields)
+    assert done.returncode == 0, done.stderr
+    assert " +- " in done.stdout and (done.stdout + done.stderr).isascii() and "\\" not in done.stderr
+    assert "±" in run("--mode=eval", "--workdir=run", cwd=tmp_path, **fields).stdout
 
 
 @pytest.mark.parametrize(

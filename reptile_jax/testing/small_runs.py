@@ -59,8 +59,8 @@ def command(*flags, config="quickstart", **fields):
     return [sys.executable, str(MAIN), *named, *overrides, *flags]
 
 
-def run(*flags, cwd, **fields):
-    return subprocess.run(command(*flags, **fields), cwd=cwd, capture_output=True, text=True, timeout=600)
+def run(*flags, cwd, env=None, **fields):
+    return subprocess.run(command(*flags, **fields), cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
 
 
 def typed(*words, cwd):

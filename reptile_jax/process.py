@@ -1,0 +1,33 @@
+"""What a program sets up before anything else: its signals and its output."""
+
+import codecs
+import contextlib
+import os
+import signal
+import sys
+
+from reptile_jax.run.interrupt import stop_signals
+
+
+def prepare() -> None:
+    """Sees to signals, and to output that is closed or in an encoding without ±, before imports that take seconds."""
+    for number in stop_signals():
+        signal.signal(number, _interrupted_at_once)
+    codecs.register_error("plain", _plain)
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="plain")  # type: ignore[union-attr]
+
+
+def _interrupted_at_once(number: int, _: object) -> None:
+    """Ends the program on a signal where there is nothing to save, whatever threads are still at work."""
+    message = "interrupted: the same command goes on from the newest checkpoint, or begins anew"
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(message, file=sys.stderr, flush=True)
+    os._exit(128 + number)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Spells what an encoding lacks."""
+    assert isinstance(error, UnicodeEncodeError)
+    return "+-" if error.object[error.start] == "±" else "?", error.start + 1
