@@ -4,9 +4,13 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
+from reptile_jax.networks.mini_imagenet import MiniImageNetClassifier
 from reptile_jax.networks.omniglot import OmniglotClassifier
 
 # (outputs, width, how convolutions are computed) -> a network of inputs [batch, ...] with outputs [batch, outputs].
-NETWORKS: dict[str, Callable[[int, int, str], nn.Module]] = {"omniglot": OmniglotClassifier}
+NETWORKS: dict[str, Callable[[int, int, str], nn.Module]] = {
+    "omniglot": OmniglotClassifier,
+    "miniimagenet": MiniImageNetClassifier,
+}
 
 __all__ = ["NETWORKS"]

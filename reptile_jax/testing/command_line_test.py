@@ -38,7 +38,7 @@ TABLE = [
     ("data.name=mnist", "data.name='mnist' is not possible: give one of omniglot, glyphs"),
     ("inner_state=carried", "inner_state='carried' is not possible: give one of averaged, sequential, reset"),
     ("tasks_at_once=some", "tasks_at_once='some' is not possible: give one of auto, one, all"),
-    ("convolution=fft", "convolution='fft' is not possible: give one of matmul, lax"),
+    ("convolution=fft", "convolution='fft' is not possible: give one of matmul, lax, auto"),
     # impossible combinations
     ("classes=151", "classes=151 exceeds the 150 test classes of glyphs: give less"),
     ("shots=20", "shots=20 and one query exceed the 20 images of Glyphs/character001: give at most 19"),
