@@ -250,15 +250,11 @@ OLDER = {
 
 def completed(saved: ConfigDict) -> ConfigDict:
     """Returns a saved config with the fields that its version did not have, as that version did without them."""
-    fields = {name: value for name, value in OLDER.items() if name not in field_names(saved)}
-    whole = ConfigDict(saved.to_dict())
-    for name, value in fields.items():
+    whole = saved.to_dict()
+    for name, value in OLDER.items():
         section, _, field = name.rpartition(".")
-        if section:
-            whole.setdefault(section, ConfigDict())[field] = value
-        else:
-            whole[field] = value
-    return whole
+        (whole.setdefault(section, {}) if section else whole).setdefault(field, value)
+    return ConfigDict(whole)
 
 
 def differences(saved: ConfigDict, config: ConfigDict) -> list[str]:
