@@ -3,6 +3,11 @@ import pytest
 from configs import (
     default,
     gradient_combinations,
+    images,
+    miniimagenet_1shot_5way,
+    miniimagenet_1shot_5way_transductive,
+    miniimagenet_5shot_5way,
+    miniimagenet_5shot_5way_transductive,
     omniglot_1shot_5way,
     omniglot_1shot_5way_transductive,
     omniglot_1shot_20way,
@@ -12,7 +17,8 @@ from configs import (
     quickstart,
 )
 from reptile_jax import config as config_lib
-from reptile_jax.config import ConfigError, differences, eval_shots, train_shots, validate
+from reptile_jax.config import ConfigError, differences, eval_sets, eval_shots, train_shots, validate
+from reptile_jax.testing.small_images import write_folder
 
 RUNS = {
     omniglot_1shot_5way: (5, 1, 10, 10, 5, 1e-3, 100_000, 5, False),
@@ -62,6 +68,57 @@ def test_published_runs(module):
     assert (config.meta_step, config.meta_step_final, config.meta_batch, config.eval_iters) == (1.0, 0.0, 5, 50)
     assert (config.seed, config.eval_samples, config.eval_interval, config.weight_decay) == (0, 10_000, 10, 1.0)
     assert not (config.replacement or config.sgd or config.foml or config.foml_tail or config.data.validation_classes)
+
+
+@pytest.fixture
+def empty_images(tmp_path):
+    """Makes folders of images, which a config is checked against without opening one."""
+
+    def made(classes_of_sets, images):
+        for name, classes in classes_of_sets.items():
+            files = [f"{n:02d}{name}/{i}.jpg" for n in range(classes) for i in range(images)]
+            write_folder(tmp_path / name, dict.fromkeys(files, b""))
+        return str(tmp_path)
+
+    return made
+
+
+MINIIMAGENET = {
+    miniimagenet_1shot_5way: (1, 5, False),
+    miniimagenet_1shot_5way_transductive: (1, 5, True),
+    miniimagenet_5shot_5way: (5, 15, False),
+    miniimagenet_5shot_5way_transductive: (5, 15, True),
+}
+
+
+@pytest.mark.parametrize("module", MINIIMAGENET, ids=lambda module: module.__name__)
+def test_published_runs_of_mini_imagenet(module, empty_images):
+    config = module.get_config()
+    config.data.dir = empty_images({"train": 64, "val": 16, "test": 20}, 20)
+    validate(config)
+    assert (config.shots, config.eval_batch, config.transductive) == MINIIMAGENET[module]
+    assert (config.classes, config.train_shots, config.inner_batch, config.inner_iters) == (5, 15, 10, 8)
+    assert (config.meta_step, config.meta_step_final, config.meta_batch, config.meta_iters) == (1.0, 0.0, 5, 100_000)
+    assert (config.learning_rate, config.eval_iters, config.eval_samples) == (1e-3, 50, 10_000)
+    assert (config.data.size, config.data.channels, config.data.rotations) == (84, 3, False)
+    assert (config.model.name, config.model.filters) == ("miniimagenet", 32)
+    assert eval_sets(config) == ["train", "test", "validation"]
+
+
+def test_own_images(empty_images):
+    config = images.get_config()
+    config.data.dir = empty_images({"": 25}, 10)
+    validate(config)
+    assert eval_sets(config) == ["train", "test"]
+
+
+def test_twelve_classes_of_ones_own(empty_images):
+    config = images.get_config()
+    config.data.dir = empty_images({"": 12}, 30)
+    with pytest.raises(ConfigError, match="classes=5 exceeds the 2 test classes"):
+        validate(config)
+    config.data.train_classes = 7
+    validate(config)
 
 
 def test_defaults_are_those_of_the_released_flags():
