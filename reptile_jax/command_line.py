@@ -130,7 +130,8 @@ def _config(given: flags.FlagValues) -> tuple[ConfigDict | None, str]:
         return _named(given["config"].value)
     if mode == "eval" and pretrained:
         return saved_config.read(pretrained, _default()), name_of(pretrained)
-    if workdir and (Path(workdir).expanduser() / "config.json").is_file():
+    left = ["config.json", *(["results.json"] if mode == "eval" else [])]  # by a run, by an evaluation alone
+    if workdir and any((Path(workdir).expanduser() / name).is_file() for name in left):
         return saved_config.read(Path(workdir).expanduser(), _default()), name_of(workdir)
     if mode == "benchmark":
         return None, mode

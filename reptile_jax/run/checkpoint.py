@@ -77,13 +77,13 @@ class Checkpoints:
                     replace_text(self._folder / WRITING, str(iteration))
             self._manager.save(iteration, args=items)
             if is_main():
-                _seal(self._folder / str(iteration), states, rows, fingerprint)
+                _seal(self.path(iteration), states, rows, fingerprint)
                 (self._folder / WRITING).unlink()
         except ElsewhereError:
             raise
         except Exception as error:  # of what kind depends on which of Orbax's layers the disk's error meets
             raise CheckpointError(
-                f"{self._folder / str(iteration)} cannot be written ({_one_line(error)}); the checkpoints before are "
+                f"{self.path(iteration)} cannot be written ({_one_line(error)}); the checkpoints before are "
                 f"as they were: make room and write access there, and the same command goes on from the newest"
             ) from error
 
@@ -95,13 +95,17 @@ class Checkpoints:
         finally:
             room.unlink(missing_ok=True)
 
+    def path(self, iteration: int) -> Path:
+        """The folder of a checkpoint."""
+        return self._folder / str(iteration)
+
     def config(self, iteration: int) -> ConfigDict:
         """Reads the config that a checkpoint was trained with."""
         return ConfigDict(self._read(iteration, config=ocp.args.JsonRestore()))
 
     def fingerprint(self, iteration: int) -> str:
         """Reads the fingerprint of the data that a checkpoint was trained on; "" where it is not known."""
-        return _read_seal(self._folder / str(iteration)).get("fingerprint", "")
+        return _read_seal(self.path(iteration)).get("fingerprint", "")
 
     def restore(self, iteration: int, like: MetaState) -> MetaState:
         """Reads a checkpoint into a state with the structure, shapes, dtypes and devices of `like`.
@@ -109,7 +113,7 @@ class Checkpoints:
         Raises:
             CheckpointError: the checkpoint holds other arrays.
         """
-        path = self._folder / str(iteration)
+        path = self.path(iteration)
         saved, wanted = _read_seal(path)["arrays"], _arrays(like)
         for name in sorted(saved.keys() | wanted.keys()):
             if saved.get(name) != wanted.get(name):
@@ -123,7 +127,7 @@ class Checkpoints:
     def _read(self, iteration: int, **item: ocp.args.CheckpointArgs) -> Any:
         """Reads one item of a checkpoint; a manager that only reads would warn of that."""
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-            (content,) = reader.restore(self._folder / str(iteration), args=ocp.args.Composite(**item)).values()
+            (content,) = reader.restore(self.path(iteration), args=ocp.args.Composite(**item)).values()
         return content
 
 

@@ -1,5 +1,6 @@
 """The results of a run: means over many tasks, as a file, a table and a picture."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from reptile_jax.config import eval_shots, seeds_of
 from reptile_jax.data import DATA_SETS
 from reptile_jax.devices import SEEDS, TASKS, agreed, is_main
 from reptile_jax.files import replace_text
+from reptile_jax.meta.inner_loop import Params
 from reptile_jax.meta.reptile import MetaState
 from reptile_jax.meta.statistics import Mean, mean_over_tasks
 from reptile_jax.run.interrupt import Interrupted, Stop
@@ -31,16 +33,17 @@ SETS = {"train": 0, "validation": 1, "test": 2}
 
 
 def evaluate(
-    config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh: Mesh, stop: Stop
+    config: ConfigDict, workdir: Path | None, data: Data, states: MetaState, mesh: Mesh, stop: Stop, source: str
 ) -> dict[str, Any]:
     """Measures a run on `eval_samples` tasks of each held-out set, for every shot count.
 
     Under `eval_train`, on as many of the training set too.
 
-    Writes results.json and tasks.png, and prints a table.
+    Writes results.json and tasks.png where there is a workdir, and prints a table. `source` says where the weights are.
 
     Returns:
-        {"meta_iters": …, "data": …, SET: {MEASURE: {SHOTS: RESULT}}}, where RESULT is {"accuracy": …, "ci95": …,
+        {"meta_iters": …, "data": …, "weights": {"source": …, "sha256": …}, "config": {…},
+        SET: {MEASURE: {SHOTS: RESULT}}}, where RESULT is {"accuracy": …, "ci95": …,
         "tasks": …}, or of several seeds {"accuracy": mean, "std": …, "seeds": {SEED: RESULT}}. "accuracy" is what the
         kind of task calls its measures; those of few-shot classification are the two protocols.
 
@@ -48,7 +51,12 @@ def evaluate(
         Interrupted: by a signal, between two dispatches.
     """
     kind = kind_of(config)
-    results: dict[str, Any] = {"meta_iters": int(np.asarray(states.iteration)[0]), "data": label_of(config)}
+    results: dict[str, Any] = {
+        "meta_iters": int(np.asarray(states.iteration)[0]),
+        "data": label_of(config),
+        "weights": {"source": source, "sha256": _digest(states.params)},
+        "config": json.loads(config.to_json()),
+    }
     sets = [name for name in SETS if name in data.pools and (config.eval_train or name != "train")]
     programs = {shots: eval_program(config, mesh, shots) for shots in eval_shots(config)}
     with progress_bar("evaluate", len(programs) * len(sets) * config.eval_samples, "task") as bar:
@@ -66,9 +74,10 @@ def evaluate(
                     by_shots[str(shots)] = _summary(config, means)
     tasks, outcomes = _eval_tasks(config, programs[config.shots], data, data.held_out, config.shots, states, mesh, 0)
     if is_main():
-        replace_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
-        title = f"{label_of(config)}, {data.held_out} classes, {kind.setting(config)}"
-        kind.picture(config, data, tasks, outcomes, title, workdir / "tasks.png")
+        if workdir is not None:
+            replace_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
+            title = f"{label_of(config)}, {data.held_out} classes, {kind.setting(config)}"
+            kind.picture(config, data, tasks, outcomes, title, workdir / "tasks.png")
         print(report(config, data.held_out, results))
     return results
 
@@ -147,6 +156,14 @@ def _eval_tasks(
     keys = np.broadcast_to(random.key_data(task_keys(key, first, count)), (config.num_seeds, count, 2))
     pools = jax.tree.map(lambda x: np.full(count, x, np.int32), data.pools[name])
     return jax.device_get(program(states, data.source, pools, keys))
+
+
+def _digest(params: Params) -> str:
+    """A checksum of weights, which tells one training's from another's."""
+    digest = hashlib.sha256()
+    for x in jax.tree.leaves(params):
+        digest.update(np.asarray(x).tobytes())
+    return digest.hexdigest()
 
 
 def _summary(config: ConfigDict, means: list[Mean]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ writes the weights file of a run.
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +52,7 @@ def load(named: str | Path, mesh: Mesh | None = None) -> Pretrained:
         WeightsError: it is a weights file that cannot be read, or that says nothing of the run it comes from.
     """
     config, restore = _find(named)
-    return Pretrained(config, restore(mesh or mesh_of(config)))
+    return Pretrained(config, _finite(named, restore(mesh or mesh_of(config))))
 
 
 def _find(named: str | Path) -> tuple[ConfigDict, Callable[[Mesh], MetaState]]:
@@ -73,8 +74,10 @@ def _find(named: str | Path) -> tuple[ConfigDict, Callable[[Mesh], MetaState]]:
 
 
 def name_of(named: str | Path) -> str:
-    """Returns the name of a run: its workdir's, or its weights file's without the ending."""
-    return _workdir(Path(named).absolute()).name.removesuffix(".safetensors")
+    """Returns the name of a run: its workdir's, with `_at_ITERATION` for a checkpoint, or its weights file's."""
+    path = Path(named).expanduser().absolute()
+    workdir = _workdir(path)
+    return workdir.name.removesuffix(".safetensors") + (f"_at_{path.name}" if workdir != path else "")
 
 
 def _workdir(path: Path) -> Path:
@@ -83,20 +86,55 @@ def _workdir(path: Path) -> Path:
 
 
 def config_text(named: str | Path) -> str:
-    """Reads the config of trained weights, named as in `load`, as JSON.
+    """Reads the config of trained weights, named as in `load`, or of an evaluation in a folder of its own, as JSON.
 
     Raises:
         CheckpointError, WeightsError: as `load`.
         OSError: a workdir has none.
+        ValueError, KeyError: it has a results.json alone, which does not say.
     """
     if file := _file(named):
         return weights_file.metadata(file)["config"]
-    return (_workdir(_existing(named)) / "config.json").read_text()
+    workdir = _workdir(_existing(named))
+    if not (workdir / "config.json").exists() and (workdir / "results.json").exists():
+        return json.dumps(json.loads((workdir / "results.json").read_text())["config"])
+    return (workdir / "config.json").read_text()
+
+
+def source_of(named: str | Path, workdir: Path) -> str:
+    """Says where trained weights, named as in `load`, are: a shipped name, or their path from a workdir.
+
+    Raises:
+        CheckpointError: there is nothing of this name.
+    """
+    path = _file(named)
+    if path is None:
+        with together():
+            checkpoints, iteration = checkpoint.find(_existing(named))
+        path = checkpoints.path(iteration)
+    return named if isinstance(named, str) and path == SHIPPED.get(named) else os.path.relpath(path, workdir)
+
+
+def evaluated(workdir: Path) -> str | Path:
+    """Returns what an evaluation in a folder of its own evaluated, for `load`; the folder itself where it is a run."""
+    results = workdir / "results.json"
+    if is_run(workdir) or not results.exists():
+        return workdir
+    try:
+        source = json.loads(results.read_text())["weights"]["source"]
+    except (ValueError, KeyError, TypeError):
+        return workdir
+    return source if source in SHIPPED else (workdir / source).resolve()
+
+
+def is_run(workdir: Path) -> bool:
+    """Whether a folder holds a run, and not an evaluation alone or nothing."""
+    return (workdir / "config.json").exists() or (workdir / checkpoint.FOLDER).exists()
 
 
 def _file(named: str | Path) -> Path | None:
     """The weights file that is named; None where it is a workdir or a checkpoint, which come before what is shipped."""
-    path = Path(named)
+    path = Path(named).expanduser()
     if path.suffix == ".safetensors":
         return path
     return SHIPPED.get(named) if isinstance(named, str) and not (path / checkpoint.FOLDER).exists() else None
@@ -108,7 +146,7 @@ def _existing(named: str | Path) -> Path:
     Raises:
         CheckpointError: there is nothing of this name.
     """
-    if (path := Path(named)).exists():
+    if (path := Path(named).expanduser()).exists():
         return path
     raise CheckpointError(
         f"{named} holds no checkpoint: name a workdir that was trained in, one of its {checkpoint.FOLDER}/*, a weights "
@@ -146,7 +184,20 @@ def load_for(config: ConfigDict, named: str | Path, mesh: Mesh) -> MetaState:
             f"data.validation_classes={config.data.validation_classes} are more than the {held_out} held out of the "
             f"training of {named}, so that some were trained on: give at most {held_out}"
         )
-    return restore(mesh)
+    return _finite(named, restore(mesh))
+
+
+def _finite(named: str | Path, states: MetaState) -> MetaState:
+    """Returns the states.
+
+    Raises:
+        CheckpointError: not all of their numbers are finite.
+    """
+    for path, x in jax.tree_util.tree_flatten_with_path(states)[0]:
+        if not bool(jnp.all(jnp.isfinite(x))):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise CheckpointError(f"{named} holds numbers that are not finite, in {name}: name other weights")
+    return states
 
 
 def same_data(config: ConfigDict, named: str | Path, fingerprint: str) -> None:
@@ -198,7 +249,7 @@ def export(workdir: str | Path, file: str | Path) -> None:
     )  # as last evaluated; a checkpoint has that of its time
     if config.num_seeds > 1:
         raise ConfigError(f"num_seeds={config.num_seeds}: a weights file holds one seed's weights: train one alone")
-    checkpoints, iteration = checkpoint.find(Path(workdir))
+    checkpoints, iteration = checkpoint.find(_existing(workdir))
     weights_file.save(file, jax.tree.map(lambda x: x[0], states), config, checkpoints.fingerprint(iteration))
 
 

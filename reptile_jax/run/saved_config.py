@@ -24,6 +24,8 @@ def read(named: str | Path, defaults: ConfigDict) -> ConfigDict:
         text = config_text(named)
     except OSError as error:
         raise ConfigError(f"{named} has no config of a run ({error.strerror}): give --config=NAME") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{named} has results that do not say of which config: give --config=NAME") from error
     return parse(text, named, defaults)
 
 

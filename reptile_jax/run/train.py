@@ -1,6 +1,7 @@
 """A run from its config to its results: training, curves, checkpoints, resume, evaluation."""
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -19,12 +20,12 @@ from reptile_jax.devices import agreed, is_main, mesh_of, put, same_everywhere, 
 from reptile_jax.files import LockedError, lock, replace_text
 from reptile_jax.meta.reptile import MetaState
 from reptile_jax.run import checkpoint, plots
-from reptile_jax.run.checkpoint import Checkpoints
+from reptile_jax.run.checkpoint import CheckpointError, Checkpoints
 from reptile_jax.run.evaluate import evaluate, label_of, task_keys
 from reptile_jax.run.interrupt import Interrupted, Stop, stop_on_signal
 from reptile_jax.run.metrics import MetricsWriter, progress_bar, read_rows
 from reptile_jax.run.not_finite import bad_tasks
-from reptile_jax.run.pretrained import load_for, same_data, same_fields
+from reptile_jax.run.pretrained import evaluated, is_run, load_for, same_data, same_fields, source_of
 from reptile_jax.run.programs import CURVE_TASKS, eval_program, initial_states, stream, train_program
 from reptile_jax.tasks import Data, TaskKind, kind_of
 
@@ -57,6 +58,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, pretrained: str 
     workdir, mesh = Path(workdir).expanduser(), _devices(config)
     with together():
         newest = checkpoint.newest(workdir, _steps(workdir))
+        if newest is not None and newest > config.meta_iters:
+            raise ConfigError(
+                f"meta_iters={config.meta_iters} is less than the {newest} that {workdir} has behind it: give at least "
+                f"{newest}, or name another workdir"
+            )
     if not same_everywhere(-1 if newest is None else newest):
         raise ConfigError(
             f"workdir={workdir} does not hold the same run in every process: name one on a disk that all of them share"
@@ -84,24 +90,44 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, pretrained: str 
             if is_main():
                 replace_text(workdir / "config.json", config.to_json(indent=2) + "\n")
                 if newest is not None:
-                    print(f"Resuming {workdir} at meta-iteration {newest}.", file=sys.stderr)
+                    begun = f"; pretrained={pretrained} is for runs that begin" if pretrained else ""
+                    print(f"Resuming {workdir} at meta-iteration {newest}{begun}.", file=sys.stderr)
         states = train(config, workdir, data, states, mesh, stop)
-        return evaluate(config, workdir, data, states, mesh, stop)
+        return evaluate(config, workdir, data, states, mesh, stop, source_of(workdir, workdir))
 
 
 def evaluate_only(config: ConfigDict, workdir: str | Path, pretrained: str | Path | None = None) -> dict[str, Any]:
     """Evaluates the newest checkpoint of the workdir, or the one that `pretrained` names.
 
-    Args, returns and raises as `train_and_evaluate`; without `pretrained`, the workdir must hold a checkpoint.
+    A workdir that cannot be written to is left as it is, and the results are printed alone.
+
+    Args, returns and raises as `train_and_evaluate`; without `pretrained`, the workdir must hold a checkpoint, or
+    results of an evaluation, which say what is evaluated again.
     """
     validate(config)
     workdir, mesh = Path(workdir).expanduser(), _devices(config)
-    states = load_for(config, pretrained or workdir, mesh)
+    named = pretrained or evaluated(workdir)
+    states = load_for(config, named, mesh)
+    source = source_of(named, workdir)
+    if is_run(workdir) and named != workdir and not _is_newest(workdir, source):
+        raise ConfigError(
+            f"workdir={workdir} holds a run of its own, whose results those of {named} would replace: name another one"
+        )
     with together():
         data = kind_of(config).load(config, mesh)
-    same_data(config, pretrained or workdir, data.fingerprint)
-    with _held(workdir), stop_on_signal() as stop:
-        return evaluate(config, workdir, data, states, mesh, stop)
+    same_data(config, named, data.fingerprint)
+    kept = not workdir.exists() or os.access(workdir, os.W_OK)
+    if not kept and is_main():
+        print(f"{workdir} is read-only: the results are printed, and not kept.", file=sys.stderr)
+    with _held(workdir) if kept else contextlib.nullcontext(), stop_on_signal() as stop:
+        return evaluate(config, workdir if kept else None, data, states, mesh, stop, source)
+
+
+def _is_newest(workdir: Path, source: str) -> bool:
+    """Whether the weights at `source`, as `source_of` names them, are the newest of the run in a workdir."""
+    with contextlib.suppress(CheckpointError):
+        return source == source_of(workdir, workdir)
+    return False
 
 
 @contextlib.contextmanager
@@ -150,7 +176,14 @@ def resume(config: ConfigDict, workdir: Path, iteration: int, mesh: Mesh) -> Met
     checkpoints = Checkpoints(workdir)
     saved = completed(checkpoints.config(iteration))
     same_fields(saved, config, workdir)
-    if changed := differences(saved, config):
+    changed = differences(saved, config)
+    if [change.split(":")[0] for change in changed] == ["meta_iters"]:
+        raise ConfigError(
+            f"workdir={workdir} holds a run of meta_iters={saved.meta_iters}, over which its step size goes from "
+            f"{saved.meta_step:g} to {saved.meta_step_final:g}, so that their number cannot change: keep it, or begin "
+            f"another run from its weights with --pretrained={workdir} --workdir=ANOTHER"
+        )
+    if changed:
         raise ConfigError(
             f"workdir={workdir} holds another run ({'; '.join(changed)}): name another workdir or keep its fields"
         )
@@ -189,7 +222,7 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
             bad = np.asarray(progress.bad_iteration)
             if np.any(bad >= 0):
                 index = int(np.argmin(np.where(bad >= 0, bad, config.meta_iters)))  # the seed that was the first
-                before, _ = advance(before, seeds, data.source, data.pools["train"], bad[index] - done)
+                before, _ = advance(before, seeds, data.source, data.pools["train"], int(bad[index]) - done)
                 raise _not_finite(config, workdir, data, before, index)
             seconds = time.perf_counter() - began
             at_most = agreed(max(1, int(DISPATCH * (pause - done) / seconds)))

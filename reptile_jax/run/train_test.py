@@ -21,6 +21,11 @@ def finished(tmp_path_factory):
     return workdir, train.train_and_evaluate(small(), workdir)
 
 
+def measured(results):
+    """Results without what made them."""
+    return {name: value for name, value in results.items() if name not in ("weights", "config")}
+
+
 def test_a_run_leaves_what_the_readme_says(finished):
     workdir, results = finished
     assert json.loads((workdir / "results.json").read_text()) == results
@@ -62,13 +67,35 @@ def test_workdir_of_another_run_is_refused_and_left_alone(finished):
     assert (workdir / "config.json").read_text() == before
 
 
+def test_meta_iterations_that_a_run_cannot_have_are_refused_with_what_would_do(finished, tmp_path):
+    """Fewer than it has behind it, or other ones where the step size falls over all of them."""
+    workdir, _ = finished
+    before = (workdir / "config.json").read_text()
+    with pytest.raises(ConfigError, match=r"meta_iters=8 is less than the 12 that .* has behind it: give at least 12"):
+        train.train_and_evaluate(small(meta_iters=8), workdir)
+    with pytest.raises(ConfigError, match=r"its step size goes from 1 to 0, .* --pretrained=.*/whole --workdir="):
+        train.train_and_evaluate(small(meta_iters=24), workdir)
+    assert (workdir / "config.json").read_text() == before
+    steady = {"meta_step": 0.5, "meta_step_final": 0.5}
+    train.train_and_evaluate(small(meta_iters=4, eval_samples=2, **steady), tmp_path / "steady")
+    train.train_and_evaluate(small(meta_iters=8, eval_samples=2, **steady), tmp_path / "steady")
+    with pytest.raises(ConfigError, match="meta_iters=4 is less than the 8"):
+        train.train_and_evaluate(small(meta_iters=4, **steady), tmp_path / "steady")
+
+
+def test_a_run_that_goes_on_says_that_it_does_not_begin_with_pretrained_weights(finished, tmp_path, capsys):
+    again = shutil.copytree(finished[0], tmp_path / "again")
+    train.train_and_evaluate(small(), again, pretrained="omniglot_5way")
+    assert "at meta-iteration 12; pretrained=omniglot_5way is for runs that begin." in capsys.readouterr().err
+
+
 def test_evaluating_a_saved_run_gives_the_results_of_the_run(finished, tmp_path):
     """The second moment is restored with the weights: without it evaluation is another."""
     workdir, results = finished
-    assert train.evaluate_only(small(), tmp_path / "eval", pretrained=workdir) == results
+    assert measured(train.evaluate_only(small(), tmp_path / "eval", pretrained=workdir)) == measured(results)
     assert train.evaluate_only(small(), workdir) == results
     early = train.evaluate_only(small(), tmp_path / "early", pretrained=workdir / "checkpoints" / "4")
-    assert early["meta_iters"] == 4 and early != results
+    assert early["meta_iters"] == 4 and measured(early) != measured(results)
 
 
 def test_pretrained_weights_start_a_new_run_at_iteration_zero(finished, tmp_path):
@@ -141,12 +168,12 @@ def test_evaluation_episodes_depend_on_the_evaluation_seed_alone():
 def test_training_classes_may_be_left_out_of_the_evaluation(finished):
     workdir, results = finished
     alone = train.evaluate_only(small(eval_train=False), workdir.parent / "alone", workdir)
-    assert alone == {name: value for name, value in results.items() if name != "train"}
+    assert measured(alone) == {name: value for name, value in measured(results).items() if name != "train"}
 
 
 def test_validation_characters_stand_in_for_test_characters(tmp_path):
     results = train.train_and_evaluate(small(**{"data.validation_classes": 30}), tmp_path / "tuning")
-    assert set(results) == {"meta_iters", "data", "train", "validation"}
+    assert set(results) == {"meta_iters", "data", "weights", "config", "train", "validation"}
     plain, tuning = (kind_of(c).load(c, mesh_of(c)) for c in (small(), small(**{"data.validation_classes": 30})))
     assert tuning.pools["validation"].size == 30 and tuning.pools["train"].size == plain.pools["train"].size - 4 * 30
     test = set(plain.names[0][plain.pools["test"].start :])
