@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from reptile_jax.data import folders, glyphs, prepared
 from reptile_jax.data.characters import SIZE, as_images
-from reptile_jax.data.images import DataError, Description, Images, set_sizes, split, turned, with_turns
+from reptile_jax.data.images import DataError, Description, Images, only, set_sizes, split, turned, with_turns
 from reptile_jax.data.omniglot_archive import BACKGROUND, DRAWINGS, EVALUATION
 
 
@@ -67,6 +67,7 @@ __all__ = [
     "Description",
     "Images",
     "num_train",
+    "only",
     "set_sizes",
     "split",
     "turned",

@@ -110,6 +110,21 @@ def split(images: Images, num_train: int, validation_classes: int, seed: int) ->
     return dict(zip(SETS, parts, strict=True))
 
 
+def only(images: Images, classes: np.ndarray) -> Images:
+    """Returns some classes, by their place in `images.names`, in memory alone: [n] int. All of them, in order, stay."""
+    if np.array_equal(classes, np.arange(len(images.names))):
+        return images
+    counts = images.counts[classes]
+    rows = [np.arange(first, first + count) for first, count in zip(images.first[classes], counts, strict=True)]
+    return images._replace(
+        pixels=images.pixels[np.concatenate(rows)],
+        names=tuple(images.names[i] for i in classes),
+        first=np.cumsum([0, *counts[:-1]], dtype=np.int32),
+        counts=counts,
+        sets=None,
+    )
+
+
 def turned(images: Images, classes: np.ndarray) -> np.ndarray:
     """Returns the four turns of each class, as `with_turns` numbers them, class-major: [4 * classes]."""
     return (len(images.names) + len(TURNS) * classes[:, None] + np.arange(len(TURNS))).reshape(-1)

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from reptile_jax.data.characters import Characters, as_images
-from reptile_jax.data.images import DataError, split, turned, with_turns
+from reptile_jax.data.images import DataError, Images, only, split, turned, with_turns
 
 
 def characters(count=10, drawings=3, seed=0):
@@ -118,3 +118,16 @@ def test_impossible_splits_are_one_clear_line(num_train, validation_classes, wor
     with pytest.raises(DataError, match=words) as error:
         split(as_images(characters()), num_train, validation_classes, 0)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("classes", [[0, 2], [1], [2, 0]])
+def test_only_some_classes_keep_their_images(classes):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3), np.uint8)
+    first, counts = np.array([0, 2, 5], np.int32), np.array([2, 3, 4], np.int32)
+    images = Images(pixels, ("a", "b", "c"), first, counts, {"train": (0, 1), "test": (2,)}, "fingerprint")
+    some = only(images, np.array(classes))
+    assert some.names == tuple("abc"[i] for i in classes) and some.fingerprint == "fingerprint"
+    assert len(some.pixels) == sum(counts[classes])
+    for i, start, count in zip(classes, some.first, some.counts, strict=True):
+        np.testing.assert_array_equal(some.pixels[start : start + count], pixels[first[i] :][: counts[i]])
+    assert only(images, np.arange(3)) is images

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from reptile_jax.config import eval_sets, seeds_of, train_shots
-from reptile_jax.data import DATA_SETS, num_train, split, turned, with_turns
+from reptile_jax.data import DATA_SETS, num_train, only, split, turned, with_turns
 from reptile_jax.devices import SEEDS, put
 from reptile_jax.meta.episodes import Classes, EvalTask, Examples, Pool, TrainTask, sample_eval_task, sample_train_task
 from reptile_jax.meta.inner_loop import ApplyFn, InnerLoop, LossFn, OptState, Params, summed_loss
@@ -32,6 +32,9 @@ def load(config: ConfigDict, mesh: Mesh) -> Data:
     images = DATA_SETS[data.name].load(data)
     train = num_train(data, len(images.names))
     splits = [split(images, train, data.validation_classes, seed) for seed in seeds_of(config)]
+    wanted = np.unique(np.concatenate([of_seed[name] for of_seed in splits for name in sets]))
+    images = only(images, wanted)
+    splits = [{name: np.searchsorted(wanted, of_seed[name]) for name in sets} for of_seed in splits]
     if data.rotations:
         splits = [of_seed | {"train": turned(images, of_seed["train"])} for of_seed in splits]
         images = with_turns(images)
