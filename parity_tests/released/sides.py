@@ -37,6 +37,7 @@ from parity_tests.released.record import (
 from reptile_jax.meta.episodes import Examples, TrainTask
 from reptile_jax.meta.inner_loop import OptState, Params, inner_step
 from reptile_jax.meta.reptile import MetaState, meta_update
+from reptile_jax.networks.omniglot import OmniglotClassifier
 from reptile_torch_ref import reptile
 from reptile_torch_ref import weights as torch_weights
 
@@ -52,25 +53,27 @@ def tensorflow_adam(learning_rate: float, beta2: float, epsilon: float) -> optax
 def jax_inputs(given: Inputs) -> tuple[Params, jax.Array, jax.Array]:
     """Returns weights, support set and queries as `reptile_jax` takes them."""
     params = {"params": unflatten_dict({name: jnp.asarray(w) for name, w in given.weights.items()}, sep="/")}
-    support, queries = (jnp.asarray(x, jnp.float64) for x in (given.support, given.queries))
+    support, queries = (jnp.asarray(x[..., None], jnp.float64) for x in (given.support, given.queries))
     return params, support, queries
 
 
 def by_jax(case: Case, inner_state: str) -> Results:
     """Computes a case by `reptile_jax`; call it in float64."""
     given, rate, sgd = inputs(case), case["learning_rate"], case["optimiser"] == "sgd"
-    data = jnp.asarray(given.images.reshape(-1, 1, 28, 28), jnp.uint8)
+    pixels = jnp.asarray(given.images.reshape(-1, 28, 28, 1), jnp.uint8)
     spec = compiled.Spec(case["ways"], sgd, rate, bool(case["foml"]), inner_state)
-    loop = spec.loop(case["weight_decay"], data)
+    loop = spec.loop(case["weight_decay"], (pixels, None))
     if not sgd:
         loop = loop._replace(optimizer=tensorflow_adam(rate, BETA2, EPSILON))
     rows = np.arange(given.labels.size, dtype=np.int32).reshape(given.labels.shape)
     labels = given.labels.astype(np.int32)
 
+    apply = OmniglotClassifier(case["ways"]).apply
+
     @jax.jit
     def logits(params: Params, support: jax.Array, queries: jax.Array) -> dict[str, jax.Array]:
-        inductive = jax.lax.map(lambda query: loop.apply(params, jnp.concatenate([support, query[None]]))[-1], queries)
-        return {"transductive": loop.apply(params, queries), "inductive": inductive}
+        inductive = jax.lax.map(lambda query: apply(params, jnp.concatenate([support, query[None]]))[-1], queries)
+        return {"transductive": apply(params, queries), "inductive": inductive}
 
     @jax.jit
     def update(state: MetaState, tasks: TrainTask) -> MetaState:
@@ -94,7 +97,7 @@ def place_of_epsilon(setup: Setup, tasks: int) -> list[float]:
     """
     c = setup.config.copy_and_resolve_references()
     c.meta_batch = tasks
-    batches = compiled.sample(c, 0, bridge.POOLS["train"], setup.drawings).batches  # [tasks, steps, batch]
+    batches = compiled.sample(c, 0, setup.pixels.jax[1], bridge.POOLS["train"]).batches  # [tasks, steps, batch]
     own = setup.spec.loop(setup.weight_decay, setup.pixels.jax)
     theirs = own._replace(optimizer=tensorflow_adam(c.learning_rate, reptile.BETA2, reptile.EPSILON))
 
