@@ -21,11 +21,11 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from reptile_jax.data.folders import Listing, Part, counted, description, folder_of, listed_again, listing
 from reptile_jax.data.images import DataError, Images
 from reptile_jax.files import lock, replace_text
+from reptile_jax.progress import progress_bar
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 FILTER = Image.Resampling.BICUBIC  # Pillow's own default, with antialiasing
@@ -186,6 +186,7 @@ def _make(copy: Path, folder: Path, found: Listing, size: int, channels: int) ->
     with lock(copy.parent / "lock", waiting):
         if copy.exists():
             return
+        print(f"Preparing the images of {folder} in {copy}, once", file=sys.stderr)
         unfinished = copy.parent / "unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
         unfinished.mkdir()
@@ -212,7 +213,7 @@ def _write(path: Path, parts: dict[str, Part], size: int, channels: int) -> dict
     content = hashlib.sha256(json.dumps([known, shape]).encode())
     with path.open("wb") as output, contextlib.ExitStack() as stack:
         np.lib.format.write_array_header_1_0(output, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        bar = stack.enter_context(_bar(len(files)))
+        bar = stack.enter_context(progress_bar("prepare", len(files), "image"))
         for images in stack.enter_context(contextlib.closing(_in_order(files, size, channels))):
             output.write(images.data)
             content.update(images.data)
@@ -249,8 +250,3 @@ def _in_order(files: list[tuple[Part, str]], size: int, channels: int) -> Genera
         chunks = deque(executor.submit(chunk, start) for start in range(0, len(files), _CHUNK))
         while chunks:
             yield chunks.popleft().result()
-
-
-def _bar(total: int) -> tqdm:
-    interval = 0.2 if sys.stderr.isatty() else 30  # seconds
-    return tqdm(total=total, desc="Preparing images", unit=" images", dynamic_ncols=True, mininterval=interval)

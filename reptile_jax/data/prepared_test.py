@@ -114,7 +114,8 @@ def test_loaded_as_described(tmp_path, sets):
 
 def test_made_once_and_found_again(folder, cache, capsys):
     first = prepared(folder, 8, 3)
-    assert "75/75" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert f"Preparing the images of {folder} in {first.path}, once\n" in shown and "75/75" in shown
     times = [path.stat().st_mtime_ns for path in sorted(first.path.iterdir())]
     assert prepared(folder, 8, 3) == first
     assert capsys.readouterr().err == ""

@@ -19,8 +19,8 @@ from reptile_jax.files import replace_text
 from reptile_jax.meta.inner_loop import Params
 from reptile_jax.meta.reptile import MetaState
 from reptile_jax.meta.statistics import Mean, mean_over_tasks
+from reptile_jax.progress import progress_bar
 from reptile_jax.run.interrupt import Interrupted, Stop
-from reptile_jax.run.metrics import progress_bar
 from reptile_jax.run.programs import eval_program
 from reptile_jax.tasks import Data, kind_of
 
@@ -59,7 +59,7 @@ def evaluate(
     }
     sets = [name for name in SETS if name in data.pools and (config.eval_train or name != "train")]
     programs = {shots: eval_program(config, mesh, shots) for shots in eval_shots(config)}
-    with progress_bar("evaluate", len(programs) * len(sets) * config.eval_samples, "task") as bar:
+    with progress_bar("evaluate", len(programs) * len(sets) * config.eval_samples, "task", shown=is_main()) as bar:
 
         def after(tasks: int) -> None:
             bar.update(tasks)

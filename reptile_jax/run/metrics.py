@@ -1,9 +1,7 @@
 """Metrics of a run: one JSON object a line, the same as TensorBoard events, and smoothing for bars and plots."""
 
-import contextlib
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
-from tqdm import tqdm
 
 from reptile_jax.devices import is_main
 from reptile_jax.files import replace_text
@@ -80,38 +77,6 @@ class MetricsWriter:
         if is_main():
             self._file.close()
             self._events.close()
-
-
-class _WhileThere:
-    """The standard error for a bar: one that is closed, or on a full disk, ends no run."""
-
-    @property
-    def encoding(self) -> str | None:
-        return sys.stderr.encoding
-
-    def write(self, text: str) -> None:
-        with contextlib.suppress(OSError):
-            sys.stderr.write(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            sys.stderr.flush()
-
-
-def progress_bar(name: str, total: int, unit: str, done: int = 0) -> tqdm:
-    """Returns a bar with rate and time left on the standard error; into a file it writes twice a minute."""
-    interval = 0.2 if sys.stderr.isatty() else 30
-    return tqdm(
-        total=total,
-        initial=done,
-        unit=unit,
-        desc=name,
-        dynamic_ncols=True,
-        mininterval=interval,
-        miniters=1,
-        disable=not is_main(),
-        file=_WhileThere(),
-    )
 
 
 def smoothed(values: np.ndarray, window: int) -> np.ndarray:

@@ -19,11 +19,12 @@ from reptile_jax.config import ConfigError, completed, differences, seeds_of, va
 from reptile_jax.devices import agreed, is_main, mesh_of, put, same_everywhere, together
 from reptile_jax.files import LockedError, lock, replace_text
 from reptile_jax.meta.reptile import MetaState
+from reptile_jax.progress import progress_bar
 from reptile_jax.run import checkpoint, plots
 from reptile_jax.run.checkpoint import CheckpointError, Checkpoints
 from reptile_jax.run.evaluate import evaluate, label_of, task_keys
 from reptile_jax.run.interrupt import Interrupted, Stop, stop_on_signal
-from reptile_jax.run.metrics import MetricsWriter, progress_bar, read_rows
+from reptile_jax.run.metrics import MetricsWriter, read_rows
 from reptile_jax.run.not_finite import bad_tasks
 from reptile_jax.run.pretrained import evaluated, is_run, load_for, same_data, same_fields, source_of
 from reptile_jax.run.programs import CURVE_TASKS, eval_program, initial_states, stream, train_program
@@ -212,7 +213,7 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
     checkpoints = Checkpoints(workdir, write=True)
     with (
         contextlib.closing(MetricsWriter(workdir, done)) as metrics,
-        progress_bar("train", config.meta_iters, "it", done) as bar,
+        progress_bar("train", config.meta_iters, "it", done, is_main()) as bar,
     ):
         while done < config.meta_iters:
             due = (_next(done, interval) for interval in (config.eval_interval, config.checkpoint_interval))
