@@ -129,7 +129,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "replacement": _SWITCH,
     "learning_rate": _number(0, strict=True),
     "sgd": _SWITCH,
-    "weight_decay": _number(0, strict=True),
+    "weight_decay": (_number(0, strict=True)[0], "a finite number above 0; 1 is off"),
     "inner_state": _among(*INNER_STATES),
     "meta_batch": _whole(1),
     "meta_iters": _whole(1),

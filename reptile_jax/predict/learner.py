@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import random
 
+from reptile_jax.config import seeds_of
 from reptile_jax.meta.episodes import Examples, mini_batches
 from reptile_jax.meta.inner_loop import ApplyFn, Params, inner_loop
 from reptile_jax.meta.protocols import Predictions, classify
@@ -46,18 +47,24 @@ class Learner:
         classes: how many classes it can tell apart, at most.
     """
 
-    def __init__(self, named: str | Path) -> None:
+    def __init__(self, named: str | Path, seed: int | None = None) -> None:
         """Loads trained weights, of one seed, and their second moment.
 
         Args:
             named: a workdir, a checkpoint or a weights file, as `pretrained.load` takes it.
+            seed: which one, of a run of several seeds.
 
         Raises:
             CheckpointError, WeightsError: there are none of this name, or they are damaged.
+            ValueError: the run has several seeds and none is chosen, or not the one that is.
         """
         self._config, states = load(named)
+        seeds = seeds_of(self._config)
+        if (seed is None and len(seeds) > 1) or (seed is not None and seed not in seeds):
+            raise ValueError(f"seed={seed} is none of {named}: give one of {', '.join(map(str, seeds))}")
+        index = 0 if seed is None else seeds.index(seed)
         self.classes: int = self._config.classes
-        self._start = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[0]), states)
+        self._start = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[index]), states)
         self._adapt = jax.jit(self._adapted)
         self._classify = jax.jit(self._classified)
 
@@ -111,4 +118,7 @@ def _drawings(images: np.ndarray) -> jax.Array:
         raise ValueError(f"images are of the shape {checked.shape}: give [n, 28, 28]")
     if not (checked.min() >= 0 and checked.max() <= 1):
         raise ValueError(f"images go from {checked.min():g} to {checked.max():g}: give ink as 0 and paper as 1")
+    for i, image in enumerate(checked):
+        if image.min() == image.max():
+            raise ValueError(f"images[{i}] is {image.min():g} everywhere: give a drawing, ink as 0 and paper as 1")
     return jnp.asarray(checked[..., None])

@@ -56,6 +56,11 @@ def drawings():
     return images[:, :5].reshape(-1, 28, 28), images[:, 5:15].reshape(-1, 28, 28)
 
 
+def drawn(number):
+    """So many images with ink on paper."""
+    return np.tile(np.eye(28), (number, 1, 1))
+
+
 LABELS = np.repeat([2, 0, 1], 5)  # not in the order of the characters
 
 
@@ -111,10 +116,12 @@ def test_what_is_alone_is_predicted_as_among_others(workdir, drawings):
         (np.zeros((0, 28, 28)), [], "give"),
         (np.full((3, 28, 28), 255), [0, 1, 2], "go from 255 to 255: give ink as 0 and paper as 1"),
         (np.full((3, 28, 28), np.nan), [0, 1, 2], "give ink as 0"),
-        (np.zeros((3, 28, 28)), [0, 1], "give one whole number for each image"),
-        (np.zeros((3, 28, 28)), [0.0, 1.0, 2.0], "give one whole number for each image"),
-        (np.zeros((3, 28, 28)), [0, 1, 3], "from 0 to 3: give 0 to 2"),
-        (np.zeros((3, 28, 28)), [-1, 1, 2], "from -1 to 2: give 0 to 2"),
+        (np.concatenate([drawn(2), np.zeros((1, 28, 28))]), [0, 1, 2], r"images\[2\] is 0 everywhere: give a drawing"),
+        (np.concatenate([np.ones((1, 28, 28)), drawn(2)]), [0, 1, 2], r"images\[0\] is 1 everywhere: give a drawing"),
+        (drawn(3), [0, 1], "give one whole number for each image"),
+        (drawn(3), [0.0, 1.0, 2.0], "give one whole number for each image"),
+        (drawn(3), [0, 1, 3], "from 0 to 3: give 0 to 2"),
+        (drawn(3), [-1, 1, 2], "from -1 to 2: give 0 to 2"),
     ],
 )
 def test_wrong_drawings_and_labels(workdir, images, labels, words):
@@ -162,17 +169,40 @@ def test_evaluated_and_trained_from_a_weights_file(workdir, file, tmp_path):
 
 
 def test_without_a_config_it_is_that_of_the_weights(workdir, file, tmp_path):
-    """Also where the workdir holds another run; and a folder of the name of shipped weights is no run."""
+    """And a folder of the name of shipped weights is no run."""
     (tmp_path / "omniglot_5way").mkdir()
     assert pretrained.load("omniglot_5way").config.classes == 5
-    for named, name in ((file, "weights"), (workdir, "run"), (workdir / "checkpoints" / "200", "run")):
+    for named, name in ((file, "weights"), (workdir, "run"), (workdir / "checkpoints" / "200", "run_at_200")):
         folder = tmp_path / "runs" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text("{}")
         done = run("--mode=eval", f"--pretrained={named}", config=None, cwd=tmp_path)
         assert done.returncode == 0 and "3-way, after 200 meta-iterations" in done.stdout, done.stderr
         assert (folder / "results.json").exists()
         (folder / "results.json").unlink()
+
+
+def test_of_several_seeds_one_is_chosen(tmp_path, drawings):
+    train_and_evaluate(small(meta_iters=2, num_seeds=2, eval_samples=2), tmp_path / "seeds")
+    named = str(tmp_path / "seeds")
+    for seed in (None, 2):
+        with pytest.raises(ValueError, match=f"seed={seed} is none of {named}: give one of 0, 1"):
+            Learner(named, seed)
+    starts = [Learner(named, seed)._start for seed in (0, 1)]
+    states = pretrained.load(named).states
+    for index, start in enumerate(starts):
+        assert same_bits(start, jax.tree.map(lambda x, index=index: x[index], states))
+    assert not same_bits(*starts)
+
+
+def test_a_learner_prints_nothing(workdir):
+    """Where absl's logging is as a person's program has it."""
+    code = f"from reptile_jax import Learner, __version__; Learner({str(workdir)!r}); print(__version__.count('.'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=MAIN.parent, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
+
+
+def test_an_export_into_a_folder_that_is_not_there(workdir, tmp_path):
+    with pytest.raises(weights_file.WeightsError, match=r"there is no folder .*/missing: make it"):
+        pretrained.export(workdir, tmp_path / "missing" / "a.safetensors")
 
 
 @pytest.mark.parametrize("arguments", [[], ["nowhere", "a.safetensors"], ["nowhere", "a"]])

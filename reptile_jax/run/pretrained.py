@@ -241,7 +241,8 @@ def export(workdir: str | Path, file: str | Path) -> None:
         ConfigError: it holds several seeds' weights.
         WeightsError: the file's name is not that of a weights file.
     """
-    if Path(file).suffix != ".safetensors":
+    file = Path(file).expanduser()
+    if file.suffix != ".safetensors":
         raise weights_file.WeightsError(f"{file} would not be known as a weights file: name it {file}.safetensors")
     states = load(workdir).states
     config = completed(

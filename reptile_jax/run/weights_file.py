@@ -35,12 +35,20 @@ def save(path: str | Path, state: MetaState, config: ConfigDict | None = None, f
         state: a state, its inner optimiser SGD or Adam.
         config: of the run, for those who load it; None: not known.
         fingerprint: of the data that it was trained on; "": not known.
+
+    Raises:
+        WeightsError: the file cannot be written.
     """
     tensors = {key: np.asarray(tensor, order="C") for key, tensor in _tensors(state).items()}
+    if not Path(path).parent.is_dir():
+        raise WeightsError(f"{path} cannot be written: there is no folder {Path(path).parent}: make it")
     known = {"fingerprint": fingerprint} if fingerprint else {}
     if config:
         known |= {"config": config.to_json(), "meta_iters": str(int(state.iteration))}
-    save_file(tensors, path, known or None)
+    try:
+        save_file(tensors, path, known or None)
+    except SafetensorError as error:
+        raise WeightsError(f"{path} cannot be written ({error}): make room and write access there") from error
 
 
 def metadata(path: str | Path) -> dict[str, str]:

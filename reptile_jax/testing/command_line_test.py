@@ -16,7 +16,7 @@ TABLE = [
     ("learning_rate=0.0", "learning_rate=0.0 is not possible: give"),
     ("learning_rate=nan", "learning_rate=nan is not possible: give"),
     ("learning_rate=-1e-3", "learning_rate=-0.001 is not possible: give"),
-    ("weight_decay=0.0", "weight_decay=0.0 is not possible: give"),
+    ("weight_decay=0.0", "weight_decay=0.0 is not possible: give a finite number above 0; 1 is off"),
     ("meta_batch=0", "meta_batch=0 is not possible: give"),
     ("meta_iters=0", "meta_iters=0 is not possible: give"),
     ("meta_step=1e39", "meta_step=1e+39 is not possible: give a finite number"),
