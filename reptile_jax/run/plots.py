@@ -15,6 +15,8 @@ TRAIN_COLOUR, HELD_OUT_COLOUR = "#9aa5b1", "#0b6e99"
 def learning_curve(rows: list[dict[str, Any]], measured: str, held_out: str, label: str, path: Path) -> None:
     """Draws training and held-out accuracy, or what else is measured, smoothed over tasks, against meta-iterations.
 
+    Without a row of that held-out set, a picture that is there stays as it is.
+
     Args:
         rows: the rows of metrics.jsonl.
         measured: "accuracy", or what else the kind of task measures.
@@ -23,6 +25,8 @@ def learning_curve(rows: list[dict[str, Any]], measured: str, held_out: str, lab
         path: PNG to write.
     """
     rows = [row for row in rows if f"{held_out}_{measured}" in row]  # an earlier part of the run may have had others
+    if not rows:
+        return
     steps = np.array([row["step"] for row in rows])
     start = min(CURVE_WINDOW // 5, len(rows)) - 1  # the mean of fewer tasks says nothing
     figure = figure_of(7, 4)
