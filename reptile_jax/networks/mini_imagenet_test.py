@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from jax import lax, random
 
-from reptile_jax.networks.convolution import PRODUCTS, conv3x3
-from reptile_jax.networks.layers import CONVOLUTIONS
+from reptile_jax.networks import layers
+from reptile_jax.networks.convolution import CONVOLUTIONS
 from reptile_jax.networks.mini_imagenet import MiniImageNetClassifier
-from reptile_jax.networks.pooling import batch_norm_pool_relu
+from reptile_jax.networks.pooled import conv_norm_pool_relu
+from reptile_jax.networks.pooled_images import images_norm_pool_relu
 
 
-def lax_convolution(x, kernel):
+def convolved(x, kernel):
     return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
@@ -25,8 +26,8 @@ def pooled(x, padding="SAME"):
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), padding)
 
 
-def defined_layer(x, scale, bias):
-    return jax.nn.relu(pooled(normalised(x, scale, bias)))
+def defined(x, kernel, scale, bias):
+    return jax.nn.relu(pooled(normalised(convolved(x, kernel), scale, bias)))
 
 
 def worst(function, reference, *inputs):
@@ -45,98 +46,134 @@ def normals(*shapes):
     return [random.normal(random.key(i), shape, jnp.float64) for i, shape in enumerate(shapes)]
 
 
-def layer_inputs(height, width, channels=6):
-    """Scales of either sign and one of zero."""
-    x, scale, bias = normals((3, height, width, channels), (channels,), (channels,))
-    return x, scale.at[:3].set(jnp.array([-1.5, 0.5, -0.1])), bias
+def layer_inputs(height, width, channels=3, outputs=6):
+    """Scales of either sign, and images that are far from zero."""
+    x, kernel, scale, bias = normals((3, height, width, channels), (3, 3, channels, outputs), (outputs,), (outputs,))
+    return x + 2, kernel, scale.at[:3].set(jnp.array([-1.5, 0.5, -0.1])), bias
+
+
+def implementation(name):
+    if name == "images":
+        return images_norm_pool_relu
+    return lambda *inputs: conv_norm_pool_relu(*inputs, name)
+
+
+SIZES = [(8, 6, 3), (20, 20, 1), (2, 2, 3), (21, 21, 4), (11, 6, 3), (6, 11, 2), (1, 1, 3)]
+CASES = [(name, *size) for name in CONVOLUTIONS for size in SIZES] + [("images", *size) for size in SIZES[:3]]
 
 
 def test_every_choice_of_a_convolution_is_one_of_both_networks():
-    assert PRODUCTS.keys() == CONVOLUTIONS.keys()
+    assert CONVOLUTIONS.keys() == layers.CONVOLUTIONS.keys()
 
 
-@pytest.mark.parametrize("convolution", PRODUCTS)
-@pytest.mark.parametrize(("height", "width", "channels"), [(20, 20, 3), (21, 21, 4), (5, 8, 1), (1, 1, 2)])
-def test_convolution_and_its_gradients_equal_those_of_lax(x64, convolution, height, width, channels):
-    x, kernel = normals((3, height, width, channels), (3, 3, channels, 6))
-    assert worst(lambda x, k: conv3x3(x, k, convolution), lax_convolution, x, kernel) < 1e-13
+@pytest.mark.parametrize(("name", "height", "width", "channels"), CASES)
+def test_layer_and_its_gradients_equal_the_definition(x64, name, height, width, channels):
+    assert worst(implementation(name), defined, *layer_inputs(height, width, channels)) < 1e-11
 
 
-@pytest.mark.parametrize("convolution", PRODUCTS)
-def test_convolution_with_a_kernel_for_every_task(x64, convolution):
-    function = lambda x, k: conv3x3(x, k, convolution)  # noqa: E731
-    x, kernel = normals((2, 4, 3, 9, 9, 4), (2, 4, 3, 3, 4, 6))
-    assert worst(jax.vmap(function), jax.vmap(lax_convolution), x[0], kernel[0]) < 1e-13
-    assert worst(jax.vmap(jax.vmap(function)), jax.vmap(jax.vmap(lax_convolution)), x, kernel) < 1e-13
-    shared = lambda f: jax.vmap(f, in_axes=(0, None))  # noqa: E731
-    assert worst(shared(function), shared(lax_convolution), x[0], kernel[0, 0]) < 1e-13
+@pytest.mark.parametrize("name", [*CONVOLUTIONS, "images"])
+def test_layer_with_weights_for_every_task(x64, name):
+    """Over weights and images, once or twice, and over weights alone."""
+    inputs = layer_inputs(4, 6)
+    tasks = [jnp.stack([array, -array, array[::-1]]) for array in inputs]
+    function = implementation(name)
+    if name != "auto":
+        assert worst(jax.vmap(function), jax.vmap(defined), *tasks) < 1e-11
+    else:
+        seeds = [jnp.stack([array, 2 * array]) for array in tasks]
+        assert worst(jax.vmap(jax.vmap(function)), jax.vmap(jax.vmap(defined)), *seeds) < 1e-11
+    shared = lambda f: jax.vmap(f, in_axes=(None, 0, 0, 0))  # noqa: E731
+    assert worst(shared(function), shared(defined), inputs[0], *tasks[1:]) < 1e-11
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (21, 21), (11, 6), (6, 11), (1, 1)])
-def test_norm_and_pooling_and_their_gradients_equal_the_definition(x64, height, width):
-    x, scale, bias = layer_inputs(height, width)
-    assert worst(batch_norm_pool_relu, defined_layer, x, scale, bias) < 1e-12
-    tasks = [jnp.stack([array, -array]) for array in (x, scale, bias)]
-    assert worst(jax.vmap(batch_norm_pool_relu), jax.vmap(defined_layer), *tasks) < 1e-12
+@pytest.mark.parametrize(("name", "size"), [("auto", 8), ("auto", 9), ("images", 8)])
+def test_of_equal_values_the_first_has_the_gradient(x64, name, size):
+    """Images with flat areas, so that windows have ties; the definition picks by `argmax`."""
+    _, kernel, scale, bias = layer_inputs(size, size)
+    x = random.randint(random.key(3), (3, 3, 3, 3), 0, 2).astype(jnp.float64)
+    x = x.repeat(4, axis=1).repeat(4, axis=2)[:, 1 : 1 + size, 1 : 1 + size]
+    after = -(-size // 2)
 
-
-@pytest.mark.parametrize("size", [8, 9])
-def test_of_equal_values_the_first_has_the_gradient(x64, size):
-    """Three values alone, so that nearly every window has ties; the definition picks by `argmax`."""
-    _, scale, bias = layer_inputs(size, size)
-    x = random.randint(random.key(3), (3, size, size, 6), 0, 3).astype(jnp.float64)
-    scale = scale.at[3].set(0.0)
-
-    def first_of_windows(x, scale, bias):
-        after = -(-size // 2)
-        y = normalised(x, scale, bias)
+    def windows(y):
         y = jnp.pad(y, ((0, 0), (0, size % 2), (0, size % 2), (0, 0)), constant_values=-jnp.inf)
-        y = y.reshape(3, after, 2, after, 2, 6).transpose(0, 1, 3, 5, 2, 4).reshape(3, after, after, 6, 4)
-        # Equal inputs, not equal outputs, are ties: the rounding of batch norm makes none and breaks none.
-        choice = jnp.argmax(y, axis=-1, keepdims=True)
-        return jax.nn.relu(jnp.take_along_axis(y, choice, axis=-1)[..., 0])
+        return y.reshape(3, after, 2, after, 2, 6).transpose(0, 1, 3, 5, 2, 4).reshape(3, after, after, 6, 4)
 
-    assert worst(batch_norm_pool_relu, first_of_windows, x, scale, bias) < 1e-12
+    def by_argmax(x, kernel, scale, bias):
+        y = convolved(x, kernel)
+        rounded = jnp.round(y * jnp.sign(scale)[None, None, None], 9)  # what differs by rounding alone is equal
+        choice = jnp.argmax(windows(rounded), axis=-1, keepdims=True)
+        return jax.nn.relu(jnp.take_along_axis(windows(normalised(y, scale, bias)), choice, axis=-1)[..., 0])
 
-
-def pooled_without_regard_to_the_sign(x, scale, bias):
-    """The maximum before the norm, by which the statistics stay those of all of x."""
-    mean, variance = x.mean((0, 1, 2), keepdims=True), x.var((0, 1, 2), keepdims=True)
-    return jax.nn.relu(
-        (pooled(x) - mean) / jnp.sqrt(variance + 1e-3) * scale[None, None, None] + bias[None, None, None]
-    )
+    values = jnp.sort(windows(jnp.round(convolved(x, kernel), 9)), axis=-1)
+    assert float((values[..., -1] == values[..., -2]).mean()) > 0.1
+    assert worst(implementation(name), by_argmax, x, kernel, scale, bias) < 1e-11
 
 
-def average_for_maximum(x, scale, bias):
-    x = normalised(x, scale, bias)
-    ones = lambda x: lax.reduce_window(x, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "SAME")  # noqa: E731
-    return jax.nn.relu(ones(x) / ones(jnp.ones_like(x)))
+def maximum_without_regard_to_the_sign(x, kernel, scale, bias):
+    """Pools before the norm, by the statistics of all values, but by the maximum where the scale is negative."""
+    y = convolved(x, kernel)
+    mean, variance = y.mean((0, 1, 2), keepdims=True), y.var((0, 1, 2), keepdims=True)
+    z = (pooled(y) - mean) / jnp.sqrt(variance + 1e-3)
+    return jax.nn.relu(z * scale[None, None, None] + bias[None, None, None])
 
 
-def padding_on_the_wrong_side(x, scale, bias):
-    x = normalised(x, scale, bias)
-    odd = [(0, 0), (x.shape[1] % 2, 0), (x.shape[2] % 2, 0), (0, 0)]
-    return jax.nn.relu(pooled(x, odd))
+def norm_of_pooled_values(x, kernel, scale, bias):
+    return jax.nn.relu(normalised(pooled(convolved(x, kernel)), scale, bias))
 
 
-def another_epsilon(x, scale, bias):
-    return jax.nn.relu(pooled(normalised(x, scale, bias, 1e-5)))
+def average_for_maximum(x, kernel, scale, bias):
+    sums = lambda x: lax.reduce_window(x, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "SAME")  # noqa: E731
+    x = normalised(convolved(x, kernel), scale, bias)
+    return jax.nn.relu(sums(x) / sums(jnp.ones_like(x)))
+
+
+def padding_on_the_wrong_side(x, kernel, scale, bias):
+    x = normalised(convolved(x, kernel), scale, bias)
+    return jax.nn.relu(pooled(x, [(0, 0), (x.shape[1] % 2, 0), (x.shape[2] % 2, 0), (0, 0)]))
+
+
+def another_epsilon(x, kernel, scale, bias):
+    return jax.nn.relu(pooled(normalised(convolved(x, kernel), scale, bias, 1e-5)))
 
 
 @pytest.mark.parametrize(
-    "mistake",
-    [pooled_without_regard_to_the_sign, average_for_maximum, padding_on_the_wrong_side, another_epsilon],
+    ("mistake", "size"),
+    [
+        (maximum_without_regard_to_the_sign, 8),
+        (norm_of_pooled_values, 8),
+        (average_for_maximum, 8),
+        (padding_on_the_wrong_side, 11),
+        (another_epsilon, 8),
+    ],
 )
-def test_a_mistake_is_seen(x64, mistake):
+@pytest.mark.parametrize("name", ["auto", "images"])
+def test_a_mistake_is_seen(x64, mistake, size, name):
     """Negative controls."""
-    inputs = layer_inputs(11, 11)
-    assert worst(batch_norm_pool_relu, mistake, *inputs) > 1e-4
+    if name == "auto" or size % 2 == 0:
+        assert worst(implementation(name), mistake, *layer_inputs(size, size)) > 1e-5
 
 
 def test_pooling_that_leaves_the_last_row_out_is_seen(x64):
-    x, scale, bias = layer_inputs(11, 11)
-    valid = jax.nn.relu(pooled(normalised(x, scale, bias), "VALID"))
-    assert batch_norm_pool_relu(x, scale, bias).shape == (3, 6, 6, 6) and valid.shape == (3, 5, 5, 6)
+    x, kernel, scale, bias = layer_inputs(11, 11)
+    valid = jax.nn.relu(pooled(normalised(convolved(x, kernel), scale, bias), "VALID"))
+    assert conv_norm_pool_relu(x, kernel, scale, bias).shape == (3, 6, 6, 6) and valid.shape == (3, 5, 5, 6)
+
+
+@pytest.mark.parametrize("name", ["auto", "images"])
+def test_single_precision_is_that_of_the_plain_layer(name):
+    """Bright images of little contrast, whose variance would be a small difference of large numbers."""
+    x, kernel, scale, bias = (np.asarray(array) for array in layer_inputs_of_little_contrast())
+    single = [array.astype(np.float32) for array in (x, kernel, scale, bias)]
+    with jax.enable_x64(True):
+        wanted = np.asarray(defined(x, kernel, scale, bias))
+    plain, ours = (np.abs(np.asarray(f(*single)) - wanted).max() for f in (defined, implementation(name)))
+    assert ours < 5 * plain + 1e-6
+
+
+def layer_inputs_of_little_contrast():
+    rng = np.random.default_rng(0)
+    x = 0.9 + 0.002 * rng.normal(size=(10, 20, 20, 3))
+    return x, rng.normal(size=(3, 3, 3, 6)) / 5, rng.normal(size=6), rng.normal(size=6)
 
 
 @pytest.mark.parametrize("classes", [5, 20])
