@@ -16,7 +16,8 @@ def get_config() -> ConfigDict:
     # Data.
     config.data = ConfigDict()
     config.data.name = "omniglot"  # "omniglot", or "glyphs": synthetic, made on the spot
-    config.data.dir = ""  # where TFDS keeps the prepared copy; "": TFDS_DATA_DIR or ~/tensorflow_datasets
+    # Omniglot: where TFDS keeps the prepared copy ("": TFDS_DATA_DIR or ~/tensorflow_datasets). Images: their folder.
+    config.data.dir = ""
     config.data.archives = ""  # folder with upstream's two zip files; "": download them
     config.data.size = 28  # pixels, height and width of an image
     config.data.channels = 1  # 1: grey, 3: colours
