@@ -57,7 +57,10 @@ def whole_run(config: ConfigDict, measurements: int, step: int) -> None:
 
 if __name__ == "__main__":
     keep_compiled()
-    config, measurements, step = ConfigDict(json.loads(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
+    try:
+        config, measurements, step = ConfigDict(json.loads(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
+    except (IndexError, ValueError):
+        sys.exit("usage: python -m parity_tests.footprint CONFIG_AS_JSON MEASUREMENTS STEP")
     first_meta_iteration(config)
     print(megabytes("VmRSS"), flush=True)
     if measurements:

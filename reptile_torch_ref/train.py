@@ -66,6 +66,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags; where they are wrong, ends the program with a line that says so."""
     try:
         rest = flags.FLAGS(argv)
+        if CONFIG.value is None:
+            sys.exit("error: no config is given: give --config=configs/NAME.py")
         _ = CONFIG.value.seed  # raises where the file was not found
     except (flags.Error, AttributeError, KeyError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
@@ -90,5 +92,4 @@ if __name__ == "__main__":
     CONFIG = config_flags.DEFINE_config_file("config", help_string="fields of the run", lock_config=True)
     INIT = flags.DEFINE_string("init", "", "weights file to start from")
     WEIGHTS = flags.DEFINE_string("weights", "", "weights file to write after training")
-    flags.mark_flag_as_required("config")
     app.run(run, flags_parser=parse_flags)

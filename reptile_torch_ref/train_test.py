@@ -84,6 +84,7 @@ def test_command_line_trains_saves_evaluates_and_starts_from_a_file(tmp_path: Pa
         ("--config=configs/default.py --config.meta_itres=2", 'Did you mean "meta_iters" instead of "meta_itres"?'),
         ("--config=configs/default.py --wieghts=x", "Unknown command line flag 'wieghts'. Did you mean: weights"),
         ("--config=configs/default.py stray", "unexpected argument stray"),
+        ("", "no config is given: give --config=configs/NAME.py"),
         ("--config=nowhere", "--config names no file: give configs/NAME.py"),
         ("--config=configs/default.py --config.num_seeds=2", "num_seeds=2: the reference trains one seed at a time"),
     ],

@@ -23,7 +23,10 @@ VARIABLES = [f"{layer}_{i}/{name}" for i in range(4) for layer, name in LAYERS] 
 
 def released_modules(checkout: Path) -> tuple[Any, Any, Any, Any]:
     """Returns TensorFlow 1 and the checkout's modules models, reptile and variables, which use it."""
-    import tensorflow
+    try:
+        import tensorflow
+    except ModuleNotFoundError:
+        sys.exit("error: the released code needs TensorFlow: pip install tensorflow")
 
     tf = sys.modules["tensorflow"] = tensorflow.compat.v1
     tf.disable_v2_behavior()

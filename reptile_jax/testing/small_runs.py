@@ -63,6 +63,13 @@ def run(*flags, cwd, env=None, **fields):
     return subprocess.run(command(*flags, **fields), cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
 
 
+def run_module(*words, cwd):
+    """A module of this repository, as `python -m` starts it in another folder."""
+    environment = os.environ | {"PYTHONPATH": str(MAIN.parent)}
+    command = [sys.executable, "-m", *words]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+
+
 def typed(*words, cwd):
     """What `run` does, in this process: main.py, or with "-m" first a module, and what was typed behind it.
 

@@ -137,6 +137,8 @@ def soak(folder: Path, kills: dict[str, int], archives: str | None) -> Soak:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m reptile_jax.testing.soak FOLDER")
     soaked = soak(Path(sys.argv[1]), KILLS, os.environ.get("REPTILE_OMNIGLOT"))
     if differences := soaked.same():
         sys.exit(f"error: after {len(soaked.log)} kills the run differs in {', '.join(differences)}")

@@ -1,0 +1,138 @@
+"""Every command that the README, the configs and the modules show, and every beginning of it, as a person types it.
+
+What ends in an error runs as it is; what would work is stopped where the work begins, before the data is read.
+"""
+
+import ast
+import contextlib
+import re
+import shlex
+from unittest import mock
+
+import pytest
+
+import parity_tests.benchmark
+import parity_tests.bridge
+import reptile_jax.results.tables
+import reptile_jax.run.train
+from reptile_jax import command_line
+from reptile_jax.testing.small_runs import MAIN, run_module, typed
+
+ROOT = MAIN.parent
+PROGRAM = re.compile(r"main\.py|-m (?:reptile_jax|reptile_torch_ref|parity_tests)[\w.]*")
+INSIDES = re.compile(
+    r"Traceback|zip\(|\b[A-Z]\w*(?:Error|Exception)\b|<class|object at 0x|site-packages|config_config|"
+    r"(?:reptile_jax|reptile_torch_ref|parity_tests)/[\w/]*\.py|None\b"
+)
+
+
+class Begun(BaseException):
+    """The command was right: its work begins."""
+
+
+def texts():
+    """What is written for people to read, by where it stands."""
+    yield "README.md", (ROOT / "README.md").read_text()
+    for file in ROOT.glob("*/**/*.py"):
+        if not file.name.endswith("_test.py") and file.relative_to(ROOT).parts[0] in (
+            "configs", "reptile_jax", "reptile_torch_ref", "parity_tests"
+        ):  # fmt: skip
+            yield str(file.relative_to(ROOT)), ast.get_docstring(ast.parse(file.read_text())) or ""
+    yield "main.py", ast.get_docstring(ast.parse(MAIN.read_text()))
+    yield "first steps", command_line._first_steps("python main.py").replace("  ", "\n")
+
+
+def commands_in(text):
+    """The commands of a text, as words behind "python"; in quotes they may go over lines."""
+    text = text.replace("\\\n", " ")
+    quoted = re.findall(r"`([^`]+)`", text)
+    for line in [*(" ".join(span.split()) for span in quoted), *re.sub(r"`[^`]+`", "", text).split("\n")]:
+        if match := PROGRAM.search(line):
+            command = re.split(r"\s#|;|\"$|\.$|: ", line[match.start() :])[0]
+            yield tuple(shlex.split(command))
+
+
+def shown():
+    """Every command that is shown, with its optional parts as they are written and as they are meant."""
+    found = {command for _, text in texts() for command in commands_in(text)}
+    meant = {tuple(word.strip("[]") for word in command if word.strip("[].")) for command in found}
+    return sorted(found | meant)
+
+
+SHOWN = shown()
+BEGINNINGS = sorted({command[:n] for command in SHOWN for n in range(1 + (command[0] == "-m"), len(command) + 1)})
+
+
+@contextlib.contextmanager
+def stopped_where_work_begins():
+    def begin(*_, **__):
+        raise Begun
+
+    places = [
+        (reptile_jax.run.train, "initial_states"), (reptile_jax.run.train, "kind_of"),
+        (parity_tests.bridge, "setup"), (parity_tests.benchmark, "run"), (reptile_jax.results.tables, "draw"),
+    ]  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        for module, name in places:
+            stack.enter_context(mock.patch.object(module, name, begin))
+        stack.enter_context(mock.patch("jax.distributed.initialize", begin))
+        yield
+
+
+def outcome(command, cwd):
+    """What a command says, "begun" where it is right."""
+    if command[:2] == ("-m", "reptile_torch_ref.train"):  # whose flags are defined once a process
+        return run_module(*command[1:], cwd=cwd)
+    with stopped_where_work_begins():
+        try:
+            return typed(*(command if command[0] == "-m" else command[1:]), cwd=cwd)
+        except Begun:
+            return "begun"
+
+
+def test_the_commands_are_found():
+    by_place = {place: set(commands_in(text)) for place, text in texts()}
+    assert ("main.py", "--config=configs/omniglot_5shot_5way.py") in by_place["README.md"]
+    assert ("main.py", "--config=quickstart") in by_place["first steps"]
+    assert ("-m", "reptile_jax.run.pretrained", "WORKDIR", "FILE") in by_place["reptile_jax/run/pretrained.py"]
+    for file in (ROOT / "configs").glob("[!_]*.py"):
+        assert any(file.name in word for words in by_place[f"configs/{file.name}"] for word in words), file
+    several = next(words for words in by_place["README.md"] if "--process_id=0" in words)
+    assert several[-1] == "--workdir=SHARED/run"  # on the line behind the backslash
+
+
+def test_no_beginning_of_a_command_ends_in_the_insides_of_the_program(tmp_path):
+    said, begun = {}, set()
+    for command in BEGINNINGS:
+        if command == ("-m", "reptile_jax.testing.soak", "FOLDER"):
+            continue  # it would take minutes
+        done = outcome(command, tmp_path)
+        if done == "begun":
+            begun.add(command)
+            continue
+        text = done.stdout + done.stderr
+        assert not INSIDES.search(text), (command, text)
+        assert done.returncode == (0 if "--help" in command else 1) or "usage:" in text, (command, text)
+        said[command] = text
+    assert not list(tmp_path.iterdir())
+    assert ("main.py", "--config=configs/quickstart.py") in begun and len(begun) > 20
+    assert said[("main.py",)].startswith("Type one of these:")
+    for command, text in said.items():
+        if len(command) > 1:
+            assert text.startswith(("error: ", "usage: ", "python main.py")), (command, text)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["--config=quickstart --config.eval_samples=500", "--mode=eval --pretrained=omniglot_5way --workdir=runs/mine"],
+)
+def test_nor_what_is_typed_by_halves(tmp_path, command):
+    for end in range(len(command)):
+        done = outcome(("main.py", *shlex.split(command[:end])), tmp_path)
+        assert done == "begun" or (done.returncode == 1 and not INSIDES.search(done.stderr)), (command[:end], done)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_check_can_fail():
+    for inside in ("error: zip() argument 2 is longer", "ValueError: x", 'File "/a/reptile_jax/run/train.py", line 1'):
+        assert INSIDES.search(inside)
