@@ -90,7 +90,7 @@ def load_pixels(data: str, seed: int) -> Pixels:
     config = ConfigDict(json.loads(data))
     held_out = config.validation_classes
     ours = drawings_of(config, seed)
-    theirs = torch_data.load(config.name, config.archives, seed, held_out)
+    theirs = torch_data.load(config, seed)
     count = sum(different(ours[part], getattr(theirs, part).numpy()) for part in ours)
     sizes = {"train": TRAIN_CLASSES, "validation" if held_out else "test": HELD_OUT_CLASSES}
     pixels = np.concatenate([ours[part][:size] for part, size in sizes.items()])

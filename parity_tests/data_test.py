@@ -28,8 +28,8 @@ def test_all_drawings_of_omniglot(prepared):
 @pytest.mark.parametrize(("seed", "validation_classes"), [(0, 0), (1, 0), (2, 100)])
 def test_splits_and_rotations_of_omniglot(prepared, seed, validation_classes):
     fields = {"name": "omniglot", "dir": prepared, "archives": ARCHIVES, "validation_classes": validation_classes}
-    ours = bridge.drawings_of(small(**{f"data.{name}": value for name, value in fields.items()}).data, seed)
-    theirs = torch_data.load("omniglot", ARCHIVES, seed, validation_classes)
+    config = small(**{f"data.{name}": value for name, value in fields.items()}).data
+    ours, theirs = bridge.drawings_of(config, seed), torch_data.load(config, seed)
     sizes = [4 * (1200 - validation_classes), validation_classes, 423]
     for mine, other, size in zip(ours.values(), theirs, sizes, strict=True):
         assert len(mine) == size

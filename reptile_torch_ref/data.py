@@ -3,7 +3,7 @@
 import random
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,14 +12,18 @@ from torch import Tensor
 from torchvision import datasets, transforms
 
 TRAIN_CHARACTERS = 1200  # of Omniglot's 1,623; those held out for validation are among them
+SCALE = {"omniglot": 1, "glyphs": 1, "images": 255}  # what pixels are divided by, to be numbers from 0 to 1
 
 
 class Split(NamedTuple):
-    """Disjoint classes, uint8 [classes, 20, 28, 28]; only the training classes are rotated."""
+    """Disjoint classes: characters uint8 [classes, 20, 28, 28], the training ones rotated, or a tensor for each class.
 
-    train: Tensor
-    validation: Tensor
-    test: Tensor
+    A class of images is uint8 [images, height, width, channels].
+    """
+
+    train: Any
+    validation: Any
+    test: Any
 
 
 class Omniglot(datasets.Omniglot):
@@ -123,12 +127,28 @@ def split(images: np.ndarray, train_characters: int, seed: int, validation_class
     return Split(torch.stack(turned, 1).flatten(0, 1), shuffled[end:train_characters], shuffled[train_characters:])
 
 
-def load(name: str, archives: str, seed: int, validation_classes: int) -> Split:
-    """Loads and splits "omniglot" or the embedded "glyphs"; the arguments are the configuration's fields."""
-    if name == "omniglot":
-        return split(load_omniglot(archives)[0], TRAIN_CHARACTERS, seed, validation_classes)
-    if name == "glyphs":
+def split_images(found: dict[str, Images], train_classes: int, seed: int, validation_classes: int = 0) -> Split:
+    """Takes the sets as folders give them, or shuffles the classes by seed as characters are shuffled."""
+    classes = {name: [x.pixels[x.targets == i] for i in range(len(x.names))] for name, x in found.items()}
+    if "" not in classes:
+        return Split(*(classes.get(name, []) for name in ("train", "val", "test")))
+    order = list(range(len(classes[""])))
+    random.Random(seed).shuffle(order)
+    shuffled, end = [classes[""][i] for i in order], train_classes or round(0.8 * len(order))
+    return Split(shuffled[: end - validation_classes], shuffled[end - validation_classes : end], shuffled[end:])
+
+
+def load(data: Any, seed: int) -> Split:
+    """Loads and splits "omniglot", the embedded "glyphs" or "images"; `data` has the configuration's fields."""
+    if data.name == "omniglot":
+        return split(load_omniglot(data.archives)[0], TRAIN_CHARACTERS, seed, data.validation_classes)
+    if data.name == "glyphs":
         from reptile_jax.data import glyphs  # NumPy alone
 
-        return split(glyphs.load().images, glyphs.TRAIN_CHARACTERS, seed, validation_classes)
-    raise ValueError(f'data.name="{name}": choose "omniglot" or "glyphs"')
+        return split(glyphs.load().images, glyphs.TRAIN_CHARACTERS, seed, data.validation_classes)
+    if data.name == "images" and data.rotations:
+        raise ValueError("data.rotations=True: the reference turns characters alone")
+    if data.name == "images":
+        found = load_images(data.dir, data.size, data.channels)
+        return split_images(found, data.train_classes, seed, data.validation_classes)
+    raise ValueError(f'data.name="{data.name}": choose "omniglot", "glyphs" or "images"')

@@ -6,9 +6,11 @@ import random
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from reptile_torch_ref import data
@@ -99,9 +101,23 @@ def test_images_to_be_split_by_seed(tmp_path: Path) -> None:
     assert (found[""].pixels == 200).all()
 
 
+def test_classes_of_images_are_those_of_the_folders_or_split_by_seed() -> None:
+    counts, names = [3, 1, 4, 2, 5], list("abcde")
+    targets = torch.tensor([i for i, count in enumerate(counts) for _ in range(count)])
+    images = data.Images(targets[:, None, None, None].to(torch.uint8).expand(-1, 2, 2, 3), names, targets)
+    given = data.split_images({"train": images, "test": images}, 0, 0)
+    assert [len(x) for x in given.train] == counts and given.validation == [] and len(given.test) == 5
+    order = list(range(5))
+    random.Random(1).shuffle(order)
+    by_seed = data.split_images({"": images}, 0, 1, validation_classes=1)
+    assert [[int(x[0, 0, 0, 0]) for x in classes] for classes in by_seed] == [order[:3], order[3:4], order[4:]]
+    assert all(len(x) == counts[i] for i, x in zip(order[:3], by_seed.train, strict=True))
+    assert [len(classes) for classes in data.split_images({"": images}, 2, 1)] == [2, 0, 3]
+
+
 def test_an_unknown_data_set_is_an_error() -> None:
     with pytest.raises(ValueError, match="omniglott"):
-        data.load("omniglott", "", 0, 0)
+        data.load(SimpleNamespace(name="omniglott"), 0)
 
 
 @pytest.mark.skipif(not ARCHIVES, reason="REPTILE_OMNIGLOT does not name a folder with Omniglot's two archives")

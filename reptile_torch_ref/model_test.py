@@ -33,6 +33,45 @@ def numpy_logits(weights: dict[str, np.ndarray], images: np.ndarray) -> np.ndarr
     return x.reshape(len(x), 256) @ weights["dense/kernel"].T + weights["dense/bias"]
 
 
+def numpy_mini_imagenet(weights: dict[str, np.ndarray], images: np.ndarray) -> np.ndarray:
+    """The definition: [batch, height, width, channels] -> [batch, classes], pixel by pixel, channels last."""
+    x = images
+    for i in range(4):
+        _, height, width, _ = x.shape
+        x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        kernel = weights[f"conv_{i}/kernel"]  # [out, in, 3, 3]
+        out = np.zeros((len(x), height, width, kernel.shape[0]))
+        for row in range(height):
+            for column in range(width):
+                out[:, row, column] = np.einsum("bhwi,oihw->bo", x[:, row : row + 3, column : column + 3], kernel)
+        mean = out.mean((0, 1, 2))
+        variance = ((out - mean) ** 2).mean((0, 1, 2))
+        out = (out - mean) / np.sqrt(variance + 1e-3) * weights[f"norm_{i}/scale"] + weights[f"norm_{i}/bias"]
+        rows = [
+            [out[:, row : row + 2, column : column + 2].max((1, 2)) for column in range(0, width, 2)]
+            for row in range(0, height, 2)
+        ]
+        x = np.maximum(np.stack([np.stack(row, 1) for row in rows], 1), 0)
+    return x.reshape(len(x), -1) @ weights["dense/kernel"].T + weights["dense/bias"]
+
+
+@pytest.mark.parametrize(("height", "width", "channels"), [(20, 20, 3), (13, 21, 1)])
+def test_mini_imagenet_follows_the_definition(height: int, width: int, channels: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = model.init_weights(5, 0, torch.float64, 6, (height, width, channels))
+    weights = {n: w + 0.5 * torch.randn(w.shape, generator=generator, dtype=w.dtype) for n, w in weights.items()}
+    assert any(w.min() < 0 for n, w in weights.items() if n.endswith("scale"))
+    images = np.random.default_rng(0).random((3, height, width, channels))
+    got = model.logits(weights, torch.from_numpy(images), "miniimagenet")
+    want = numpy_mini_imagenet({n: w.numpy() for n, w in weights.items()}, images)
+    np.testing.assert_allclose(got.numpy(), want, rtol=1e-11, atol=1e-11)
+
+
+def test_mini_imagenet_has_the_released_weights_without_the_convolutions_biases() -> None:
+    weights = model.init_weights(5, 0, filters=32, shape=(84, 84, 3))
+    assert sum(w.numel() for w in weights.values()) == 34_661 - 4 * 32
+
+
 @pytest.mark.parametrize(("size", "padding"), [(28, (0, 1)), (14, (0, 1)), (7, (1, 1)), (4, (0, 1))])
 def test_same_padding_is_tensorflows(size: int, padding: tuple[int, int]) -> None:
     assert model.same_padding(size) == padding

@@ -4,6 +4,7 @@ Where the paper is silent, its released code decides. No function changes its ar
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,17 +17,18 @@ from reptile_torch_ref.model import Weights, init_weights, logits
 
 BETA2, EPSILON = 0.999, 1e-8  # of Adam; beta1 is 0: "momentum reduced performance across the board" (the paper)
 
-Batch = tuple[Tensor, Tensor]  # images [batch, 28, 28], labels [batch] int64
+Batch = tuple[Tensor, Tensor]  # images [batch, height, width] or [..., channels], labels [batch] int64
 Task = list[Batch]  # the mini-batches of one task, one for each inner step
 
 
 class Inner(NamedTuple):
-    """The inner optimiser; names and meaning are the configuration's."""
+    """The inner optimiser, and the network it trains; names and meaning are the configuration's."""
 
     learning_rate: float
     sgd: bool = False
     weight_decay: float = 1.0
     inner_state: str = "averaged"
+    network: str = "omniglot"  # model.name
 
 
 class State(NamedTuple):
@@ -37,9 +39,16 @@ class State(NamedTuple):
     step_count: int
 
 
-def init_state(classes: int, seed: int, sgd: bool = False, dtype: torch.dtype = torch.float32) -> State:
+def init_state(
+    classes: int,
+    seed: int,
+    sgd: bool = False,
+    dtype: torch.dtype = torch.float32,
+    filters: int = 64,
+    shape: tuple[int, int, int] = (28, 28, 1),
+) -> State:
     """Returns the state before the first meta-iteration, a function of `seed`."""
-    params = init_weights(classes, seed, dtype)
+    params = init_weights(classes, seed, dtype, filters, shape)
     return State(params, {} if sgd else {n: torch.zeros_like(w) for n, w in params.items()}, 0)
 
 
@@ -53,7 +62,7 @@ def inner_step(state: State, images: Tensor, labels: Tensor, inner: Inner) -> St
                phi' = w - learning_rate * g / (sqrt(v' / (1 - beta2^t')) + epsilon)
     """
     params = {n: (w * inner.weight_decay).requires_grad_() for n, w in state.params.items()}
-    loss = F.cross_entropy(logits(params, images), labels, reduction="sum")
+    loss = F.cross_entropy(logits(params, images, inner.network), labels, reduction="sum")
     grads = dict(zip(params, torch.autograd.grad(loss, list(params.values())), strict=True))
     with torch.no_grad():
         if inner.sgd:
@@ -120,30 +129,32 @@ def meta_step_at(iteration: int, meta_iters: int, meta_step: float, meta_step_fi
 def evaluate_task(state: State, batches: Task, support: Tensor, queries: Tensor, inner: Inner) -> tuple[Tensor, Tensor]:
     """Adapts from theta and the trained second moment (`state` stays as it is), then predicts under both protocols.
 
-    Returns logits [queries, classes], whose arg max is the prediction: transductive, where the queries [queries, 28,
-    28] are one batch, and inductive, where each is put behind the whole support set [classes * shots, 28, 28].
+    Returns logits [queries, classes], whose arg max is the prediction: transductive, where the queries [queries,
+    ...] are one batch, and inductive, where each is put behind the whole support set [classes * shots, ...].
     """
     phi = inner_loop(task_start(state, inner), batches, inner).params
     with torch.no_grad():
-        inductive = [logits(phi, torch.cat([support, query[None]]))[-1] for query in queries]
-        return logits(phi, queries), torch.stack(inductive)
+        inductive = [logits(phi, torch.cat([support, query[None]]), inner.network)[-1] for query in queries]
+        return logits(phi, queries, inner.network), torch.stack(inductive)
 
 
-def sample_drawings(rng: Generator, characters: Tensor, classes: int, shots: int) -> Tensor:
-    """Draws distinct classes and distinct drawings of each: [available, 20, 28, 28] -> [classes, shots, 28, 28]."""
-    if classes > len(characters) or shots > characters.shape[1]:
-        raise ValueError(f"classes={classes} of {shots} drawings exceeds the data, {tuple(characters.shape[:2])}")
-    rows = rng.choice(len(characters), classes, replace=False)
-    return torch.stack([characters[row, rng.choice(characters.shape[1], shots, replace=False)] for row in rows])
+def sample_drawings(rng: Generator, characters: Sequence[Tensor], classes: int, shots: int) -> Tensor:
+    """Draws distinct classes and distinct drawings of each: of tensors [drawings, ...] -> [classes, shots, ...]."""
+    if classes > len(characters):
+        raise ValueError(f"classes={classes} exceeds the {len(characters)} classes of the data")
+    chosen = [characters[row] for row in rng.choice(len(characters), classes, replace=False)]
+    if shots > min(map(len, chosen)):
+        raise ValueError(f"{shots} drawings of a class exceed those that the data has: {min(map(len, chosen))}")
+    return torch.stack([drawings[rng.choice(len(drawings), shots, replace=False)] for drawings in chosen])
 
 
 def labelled(drawings: Tensor) -> Batch:
-    """Returns images [classes * shots, 28, 28], class by class, and their labels 0..classes-1."""
+    """Returns images [classes * shots, ...], class by class, and their labels 0..classes-1."""
     return drawings.flatten(0, 1), torch.arange(len(drawings)).repeat_interleave(drawings.shape[1])
 
 
 def mini_batches(rng: Generator, drawings: Tensor, batch: int, iters: int, replacement: bool, tail: int = 0) -> Task:
-    """Makes `iters` mini-batches of `batch` drawings from a task's drawings [classes, shots, 28, 28].
+    """Makes `iters` mini-batches of `batch` drawings from a task's drawings [classes, shots, ...].
 
     Without `replacement` they are handed out in shuffled order, shuffled again whenever they run out: a batch may
     straddle two shuffles. With it, every batch is drawn afresh and its drawings are distinct. `tail` (foml_tail)

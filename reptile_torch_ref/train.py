@@ -1,6 +1,8 @@
 """Trains and evaluates: python -m reptile_torch_ref.train --config=configs/NAME.py [--config.FIELD=VALUE ...]."""
 
 import sys
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from absl import app, flags
@@ -11,32 +13,40 @@ from tqdm import trange
 from reptile_torch_ref import data, reptile, weights
 
 
-def train(config: ConfigDict, characters: Tensor, state: reptile.State) -> reptile.State:
-    """Runs `meta_iters` meta-iterations from `state` on training classes [classes, 20, 28, 28]."""
-    inner = reptile.Inner(config.learning_rate, config.sgd, config.weight_decay, config.inner_state)
+def inner_of(config: ConfigDict) -> reptile.Inner:
+    """Returns the inner optimiser and the network of a configuration."""
+    network = config.model.name
+    return reptile.Inner(config.learning_rate, config.sgd, config.weight_decay, config.inner_state, network)
+
+
+def train(config: ConfigDict, characters: Sequence[Tensor], state: reptile.State) -> reptile.State:
+    """Runs `meta_iters` meta-iterations from `state` on training classes, [drawings, ...] each."""
+    inner = inner_of(config)
     for i in trange(config.meta_iters, desc="train"):
         step = reptile.meta_step_at(i, config.meta_iters, config.meta_step, config.meta_step_final)
         state = reptile.meta_iteration(state, sample_tasks(config, characters, i), step, inner, config.foml)
     return state
 
 
-def sample_tasks(config: ConfigDict, characters: Tensor, iteration: int) -> list[reptile.Task]:
+def sample_tasks(config: ConfigDict, characters: Sequence[Tensor], iteration: int) -> list[reptile.Task]:
     """Samples the tasks of one meta-iteration, a function of (seed, iteration)."""
     rng, tasks = np.random.default_rng([config.seed, 0, iteration]), []
     shape = (config.inner_batch, config.inner_iters, config.replacement, config.foml_tail if config.foml else 0)
     for _ in range(config.meta_batch):
         drawings = reptile.sample_drawings(rng, characters, config.classes, config.train_shots or config.shots)
+        drawings = drawings / data.SCALE[config.data.name]
         tasks.append(reptile.mini_batches(rng, drawings, *shape))
     return tasks
 
 
-def evaluate(config: ConfigDict, characters: Tensor, state: reptile.State) -> np.ndarray:
+def evaluate(config: ConfigDict, characters: Sequence[Tensor], state: reptile.State) -> np.ndarray:
     """Returns the accuracy of each of `eval_samples` tasks, transductive and inductive: [eval_samples, 2], 0 to 1."""
-    inner = reptile.Inner(config.learning_rate, config.sgd, config.weight_decay, config.inner_state)
+    inner = inner_of(config)
     accuracies = np.zeros((config.eval_samples, 2))
     for i in trange(config.eval_samples, desc="evaluate"):
         rng = np.random.default_rng([config.eval_seed, 1, i])  # 1: never training's episodes, at equal seeds either
         drawings = reptile.sample_drawings(rng, characters, config.classes, config.shots + 1)
+        drawings = drawings / data.SCALE[config.data.name]
         support, (queries, labels) = drawings[:, :-1], reptile.labelled(drawings[:, -1:])
         batches = reptile.mini_batches(rng, support, config.eval_batch, config.eval_iters, config.replacement)
         outputs = reptile.evaluate_task(state, batches, support.flatten(0, 1), queries, inner)
@@ -48,13 +58,16 @@ def main(config: ConfigDict, init: str = "", weights_file: str = "") -> None:
     """Trains (from the weights file `init` if named), writes `weights_file` if named, evaluates, prints."""
     if config.num_seeds != 1:
         raise ValueError(f"num_seeds={config.num_seeds}: the reference trains one seed at a time")
-    split = data.load(config.data.name, config.data.archives, config.seed, config.data.validation_classes)
-    state = weights.load(init) if init else reptile.init_state(config.classes, config.seed, config.sgd)
+    split = data.load(config.data, config.seed)
+    shape = (config.data.size, config.data.size, config.data.channels)
+    init_state = partial(reptile.init_state, filters=config.model.filters, shape=shape)
+    state = weights.load(init) if init else init_state(config.classes, config.seed, config.sgd)
     state = train(config, split.train, state)
     if weights_file:
         weights.save(weights_file, state)
-    # While characters are held out for tuning, no test character is evaluated.
-    unseen = ("validation", split.validation) if len(split.validation) else ("test", split.test)
+    # While classes are held out for tuning, no test class is evaluated, unless the configuration says so.
+    tuning = len(split.validation) > 0 and config.eval_set != "test"
+    unseen = ("validation", split.validation) if tuning else ("test", split.test)
     for name, characters in (("training", split.train), unseen):
         accuracies = 100 * evaluate(config, characters, state)
         mean, error = accuracies.mean(0), accuracies.std(0, ddof=1) / len(accuracies) ** 0.5

@@ -37,7 +37,8 @@ def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Comple
 
 
 def test_no_jax_is_imported() -> None:
-    code = "import sys; from reptile_torch_ref import data, train; data.load('glyphs', '', 0, 0)"
+    code = "import sys; from configs import quickstart; from reptile_torch_ref import data, train; "
+    code += "data.load(quickstart.get_config().data, 0)"
     result = run("-c", code + "; print([name for name in sys.modules if name.startswith(('jax', 'flax', 'optax'))])")
     assert result.stdout.strip() == "[]", result.stderr
 
