@@ -208,9 +208,8 @@ def _overridden(given: flags.FlagValues, config: ConfigDict, rest: list[str]) ->
     names = field_names(config)
     for field in sorted(fields - names):
         if inner := sorted(name for name in names if name.startswith(f"{field}.")):
-            raise ConfigError(
-                f"{field} is a group of fields: give one of {', '.join(inner)}, as --config.{inner[0]}=VALUE"
-            )
+            likely = f"{field}.name" if f"{field}.name" in inner else inner[0]
+            raise ConfigError(f"{field} is a group of fields, {', '.join(inner)}: give one, as --config.{likely}=VALUE")
         near = difflib.get_close_matches(field, names, n=1)
         meant = f"did you mean {near[0]}?" if near else "give another one."
         raise ConfigError(f"the config has no field {field!r}: {meant} Its fields are those of configs/default.py")

@@ -23,7 +23,7 @@ from reptile_jax.devices import mesh_of, put, together
 from reptile_jax.meta.reptile import MetaState
 from reptile_jax.run import checkpoint, weights_file
 from reptile_jax.run.checkpoint import CheckpointError
-from reptile_jax.run.programs import initial_state, initial_states
+from reptile_jax.run.programs import initial_state, state_shapes
 
 SHIPPED = {file.parent.name: file for file in Path(__file__).parents[1].glob("results/*/weights.safetensors")}
 
@@ -62,7 +62,8 @@ def _find(named: str | Path) -> tuple[ConfigDict, Callable[[Mesh], MetaState]]:
         config = completed(ConfigDict(json.loads(trained["config"])))
 
         def of_file(mesh: Mesh) -> MetaState:
-            state = weights_file.load(path, initial_state(config, config.seed))
+            shapes = jax.eval_shape(lambda: initial_state(config, config.seed))
+            state = weights_file.load(path, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
             state = state._replace(iteration=jnp.int32(int(trained["meta_iters"])))
             return put(mesh, jax.tree.map(lambda x: np.asarray(x)[None], state))
 
@@ -70,7 +71,7 @@ def _find(named: str | Path) -> tuple[ConfigDict, Callable[[Mesh], MetaState]]:
     with together():
         checkpoints, iteration = checkpoint.find(_existing(named))
     config = completed(checkpoints.config(iteration))
-    return config, lambda mesh: checkpoints.restore(iteration, put(mesh, initial_states(config)))
+    return config, lambda mesh: checkpoints.restore(iteration, state_shapes(config, mesh))
 
 
 def name_of(named: str | Path) -> str:

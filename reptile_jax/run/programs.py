@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from reptile_jax.config import seeds_of
 from reptile_jax.devices import SEEDS, TASKS, at_once, each
 from reptile_jax.meta.episodes import Pool, TrainTask
-from reptile_jax.meta.inner_loop import InnerLoop, inner_optimizer
+from reptile_jax.meta.inner_loop import InnerLoop, Params, inner_optimizer
 from reptile_jax.meta.reptile import MetaMetrics, MetaState, Spread, meta_step_size, meta_update
 from reptile_jax.networks import NETWORKS
 from reptile_jax.tasks import Source, kind_of
@@ -65,17 +65,26 @@ def inner_loop_of(config: ConfigDict, source: Source) -> InnerLoop:
 
 def initial_state(config: ConfigDict, seed: int, dtype: jnp.dtype = jnp.float32) -> MetaState:
     """Returns one seed's state at meta-iteration 0, its weights drawn from the seed."""
-    params = jax.jit(network_of(config).init)(
-        stream(seed, INITIAL_WEIGHTS), jnp.zeros((1, *kind_of(config).input_shape(config)), dtype)
-    )
+    return _initial_state(config, seed, dtype, jax.jit(network_of(config).init))
+
+
+def _initial_state(config: ConfigDict, seed: int, dtype: jnp.dtype, init: Callable[..., Params]) -> MetaState:
+    params = init(stream(seed, INITIAL_WEIGHTS), jnp.zeros((1, *kind_of(config).input_shape(config)), dtype))
     opt_state = inner_optimizer(config.learning_rate, config.sgd).init(params)
     return MetaState(params, opt_state, jnp.zeros((), jnp.int32))
 
 
 def initial_states(config: ConfigDict, dtype: jnp.dtype = jnp.float32) -> MetaState:
     """Returns the state of every seed at meta-iteration 0, as host arrays with a leading axis [seeds]."""
-    states = [initial_state(config, seed, dtype) for seed in seeds_of(config)]
+    init = jax.jit(network_of(config).init)  # compiled once for all seeds
+    states = [_initial_state(config, seed, dtype, init) for seed in seeds_of(config)]
     return jax.tree.map(lambda *x: np.stack(x), *states)
+
+
+def state_shapes(config: ConfigDict, mesh: Mesh) -> MetaState:
+    """Returns the shapes of what `initial_states` puts on a mesh, to read a saved state into; computes nothing."""
+    one, everywhere = jax.eval_shape(lambda: initial_state(config, config.seed)), NamedSharding(mesh, P())
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((config.num_seeds, *x.shape), x.dtype, sharding=everywhere), one)
 
 
 def sample_meta_batch(

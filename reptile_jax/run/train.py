@@ -27,7 +27,7 @@ from reptile_jax.run.interrupt import Interrupted, Stop, stop_on_signal
 from reptile_jax.run.metrics import MetricsWriter, read_rows
 from reptile_jax.run.not_finite import bad_tasks
 from reptile_jax.run.pretrained import evaluated, is_run, load_for, same_data, same_fields, source_of
-from reptile_jax.run.programs import CURVE_TASKS, eval_program, initial_states, stream, train_program
+from reptile_jax.run.programs import CURVE_TASKS, eval_program, initial_states, state_shapes, stream, train_program
 from reptile_jax.tasks import Data, TaskKind, kind_of
 
 DISPATCH = 1.0  # seconds per dispatch, about; a signal waits for the end of one
@@ -188,7 +188,7 @@ def resume(config: ConfigDict, workdir: Path, iteration: int, mesh: Mesh) -> Met
         raise ConfigError(
             f"workdir={workdir} holds another run ({'; '.join(changed)}): name another workdir or keep its fields"
         )
-    return checkpoints.restore(iteration, put(mesh, initial_states(config)))
+    return checkpoints.restore(iteration, state_shapes(config, mesh))
 
 
 def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh: Mesh, stop: Stop) -> MetaState:

@@ -1,7 +1,9 @@
 """What is wrong on the command line is one line that names field, value and cure; nothing is written."""
 
+import jax
 import pytest
 
+import reptile_jax.run.train
 from reptile_jax.results import tables
 from reptile_jax.testing.small_runs import MAIN, run, typed
 
@@ -60,7 +62,7 @@ TABLE = [
     ("clases=5", "the config has no field 'clases': did you mean classes? Its fields are those of configs/default.py"),
     ("data.folder=/tmp", "the config has no field 'data.folder': "),
     ("data.name.x=1", "the config has no field 'data.name.x': did you mean data.name?"),
-    ("data=glyphs", "data is a group of fields: give one of data.archives, data.dir, data.name,"),
+    ("data=glyphs", "data.validation_classes: give one, as --config.data.name=VALUE"),
     # flags
     ("--mode=trian", "flag --mode=trian: value should be one of <train|eval|parity|benchmark>"),
     ("--wrokdir=x", "Unknown command line flag 'wrokdir'. Did you mean: workdir"),
@@ -153,7 +155,7 @@ def test_a_config_by_its_bare_name_and_from_another_folder(tmp_path, named):
     """Its fields are there: what it says is refused for a field of its own."""
     refused(typed(f"--config={named}", "--config.eval_shots=(20,)", cwd=tmp_path), "eval_shots=20 and one query exceed")
     (tmp_path / "quickstart").mkdir()  # a folder of that name is no config
-    refused(typed(f"--config={named}", "--config.classes=151", cwd=tmp_path), "150 test characters of glyphs")
+    refused(typed(f"--config={named}", "--config.classes=151", cwd=tmp_path), "150 test classes of glyphs")
 
 
 def test_a_config_of_ones_own_by_a_relative_path(tmp_path):
@@ -161,14 +163,14 @@ def test_a_config_of_ones_own_by_a_relative_path(tmp_path):
     own.write_text("from configs import quickstart\ndef get_config():\n return quickstart.get_config()\n")
     (tmp_path / "elsewhere").mkdir()
     for named, folder in (("own.py", tmp_path), ("../own.py", tmp_path / "elsewhere"), (str(own), tmp_path)):
-        refused(typed(f"--config={named}", "--config.classes=151", cwd=folder), "150 test characters of glyphs")
+        refused(typed(f"--config={named}", "--config.classes=151", cwd=folder), "150 test classes of glyphs")
 
 
 def test_the_config_of_a_run(tmp_path):
     """The flags before it and behind it hold, too; false, true and lists are JSON's."""
     file = tables.RESULTS / "omniglot_5way" / "config.json"
     for given in ([f"--config={file}", "--config.classes=424"], ["--config.classes=424", f"--config={file}"]):
-        refused(typed(*given, cwd=tmp_path), "classes=424 exceeds the 423 test characters of omniglot")
+        refused(typed(*given, cwd=tmp_path), "classes=424 exceeds the 423 test classes of omniglot")
     (tmp_path / "config.json").write_text(file.read_text()[:100])
     refused(typed("--config=config.json", cwd=tmp_path), "config.json has no config of a run")
 
@@ -201,3 +203,25 @@ def test_a_saved_config_that_is_none(tmp_path):
     for content in ("", "[]", "{}", '{"eval_shots": 5}', '{"eval_shots": [1], "data": 5}'):
         (workdir / "config.json").write_text(content)
         refused(typed("--workdir", "run", cwd=tmp_path), "run has no config of a run")
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        (
+            "--config.tasks_at_once=all",
+            "tasks_at_once=one, or less inner_batch, meta_batch, eval_batch, shots, num_seeds",
+        ),
+        ("--config.tasks_at_once=one", "less inner_batch, eval_batch, shots, num_seeds or classes"),
+        ("--mode=eval --config.tasks_at_once=one", "less eval_batch, shots, num_seeds or classes"),
+    ],
+)
+def test_too_little_memory_is_blamed_on_what_takes_it(tmp_path, monkeypatch, given, advice):
+    def exhausted(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.\nand more")
+
+    monkeypatch.setattr(reptile_jax.run.train, "_devices", exhausted)
+    failed = typed("--config=quickstart", *given.split(), cwd=tmp_path)
+    refused(
+        failed, f"does not fit into the memory (RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.): give {advice}"
+    )

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from configs import quickstart
-from reptile_jax.devices import mesh_of, put
+from reptile_jax.devices import mesh_of
 from reptile_jax.run import checkpoint, programs
 
 MAIN = Path(__file__).parents[2] / "main.py"
@@ -44,7 +44,7 @@ def rows_of(workdir):
 
 def state_of(workdir, config):
     checkpoints, iteration = checkpoint.find(workdir)
-    return checkpoints.restore(iteration, put(mesh_of(config), programs.initial_states(config)))
+    return checkpoints.restore(iteration, programs.state_shapes(config, mesh_of(config)))
 
 
 def same_bits(a, b):

@@ -17,9 +17,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from reptile_jax.devices import mesh_of, put
+from reptile_jax.devices import mesh_of
 from reptile_jax.run import checkpoint
-from reptile_jax.run.programs import initial_states
+from reptile_jax.run.programs import state_shapes
 
 MAIN = Path(__file__).parents[2] / "main.py"
 FIELDS = {
@@ -100,7 +100,7 @@ class Soak:
         """What is compared of a run."""
         checkpoints, iteration = checkpoint.find(workdir)
         config = checkpoints.config(iteration)
-        states = checkpoints.restore(iteration, put(mesh_of(config), initial_states(config)))
+        states = checkpoints.restore(iteration, state_shapes(config, mesh_of(config)))
         rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
         return {
             "state": [np.asarray(x).tobytes() for x in jax.tree.leaves(states)],
