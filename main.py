@@ -51,7 +51,15 @@ def benchmark(asked: Asked) -> None:
     benchmark.run({asked.name: asked.config} if asked.config else benchmark.published(), asked.workdir)
 
 
-MODES = {"train": train, "eval": evaluate, "parity": parity, "benchmark": benchmark}
+def predict(asked: Asked) -> None:
+    """Learns classes from a folder of images for each, and names the class of other images."""
+    from reptile_jax.predict import folder
+
+    assert asked.pretrained and asked.support and asked.queries  # `command_line` has seen to it
+    folder.predict(asked.pretrained, asked.support, asked.queries, asked.output, asked.top or 1)
+
+
+MODES = {"train": train, "eval": evaluate, "predict": predict, "parity": parity, "benchmark": benchmark}
 
 
 def main() -> None:

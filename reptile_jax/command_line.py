@@ -21,7 +21,12 @@ from reptile_jax.run.weights_file import WeightsError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SEVERAL = ("coordinator_address", "num_processes", "process_id")  # flags that need --distributed
-ONLY_IN = {"pretrained": ("train", "eval"), "distributed": ("train", "eval")}  # the modes that know a flag
+RUNS = ("train", "eval", "parity", "benchmark")
+NEEDED = ("pretrained", "support", "queries")  # flags that mode=predict does nothing without
+ONLY_IN = {  # the modes that know a flag
+    "config": RUNS, "workdir": RUNS, "pretrained": ("train", "eval", "predict"), "distributed": ("train", "eval"),
+    "support": ("predict",), "queries": ("predict",), "output": ("predict",), "top": ("predict",),
+}  # fmt: skip
 FIELD = re.compile(r"--?(?:no)?config\.([^=]*)")
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "whole numbers, such as (1,5)"}
 
@@ -39,6 +44,10 @@ class Asked(NamedTuple):
         coordinator_address: HOST:PORT of process 0; None: the cluster says.
         num_processes: None: the cluster says.
         process_id: None: the cluster says.
+        support: folder of the classes that mode=predict learns.
+        queries: files and folders that it predicts the classes of.
+        output: file that it writes; None: the terminal.
+        top: classes that it names for each query.
     """
 
     mode: str
@@ -50,6 +59,10 @@ class Asked(NamedTuple):
     coordinator_address: str | None
     num_processes: int | None
     process_id: int | None
+    support: str | None
+    queries: list[str] | None
+    output: str | None
+    top: int | None
 
 
 def parse(argv: Sequence[str], modes: Mapping[str, Callable[..., Any]]) -> Asked:
@@ -79,6 +92,8 @@ def parse(argv: Sequence[str], modes: Mapping[str, Callable[..., Any]]) -> Asked
         config, name = _config(given)
         if config is not None:
             config = _overridden(given, config, rest)
+        elif given["mode"].value == "predict" and not any(map(FIELD.match, rest)):
+            given["queries"].value = [*(given["queries"].value or []), *rest[1:]]  # as a shell spells out *.png
         elif len(rest) > 1:
             _unexpected(rest[1])
     except (flags.Error, ConfigError, CheckpointError, WeightsError) as error:
@@ -104,21 +119,29 @@ def _flags(modes: Mapping[str, Callable[..., Any]]) -> flags.FlagValues:
     flags.DEFINE_integer("num_processes", None, "Number of processes, for --distributed.", 1, flag_values=given)
     text = "Number of this process from 0, for --distributed."
     flags.DEFINE_integer("process_id", None, text, 0, flag_values=given)
+    text = "Folder that holds a folder of images for each class, for --mode=predict."
+    flags.DEFINE_string("support", None, text, given)
+    text = "Images to predict the classes of, files or folders of them, several one after the other."
+    flags.DEFINE_multi_string("queries", None, text, given)
+    flags.DEFINE_string("output", None, "File to write predictions to, *.csv or *.jsonl; else they are printed.", given)
+    text = "Classes to name for each query, the most probable one first; 1 unless given."
+    flags.DEFINE_integer("top", None, text, 1, flag_values=given)
     return given
 
 
 def _check(given: flags.FlagValues) -> None:
     """Ends the program where flags are empty or do not go together."""
     mode = given["mode"].value
-    for name in ("config", "workdir", "pretrained"):
-        if given[name].value == "":
+    for name in ("config", "workdir", "pretrained", "support", "queries", "output"):
+        if given[name].value in ("", [""]):
             raise ConfigError(f"{name}= names nothing: give a name or a path, or leave it out")
     for name in SEVERAL:
         if given[name].present and not given["distributed"].value:
             raise ConfigError(f"{name}={given[name].value} is for several processes: give --distributed with it")
     for name, known in ONLY_IN.items():
         if given[name].value and mode not in known:
-            raise ConfigError(f"mode={mode} has no use for {name}, which is for {' and '.join(known)}: leave it out")
+            modes = " and ".join(filter(None, (", ".join(known[:-1]), known[-1])))
+            raise ConfigError(f"mode={mode} has no use for {name}, which is for {modes}: leave it out")
     if given["config"].present > 1:
         raise ConfigError("--config is given twice: give it once")
 
@@ -126,6 +149,11 @@ def _check(given: flags.FlagValues) -> None:
 def _config(given: flags.FlagValues) -> tuple[ConfigDict | None, str]:
     """Returns the config that is named, else that of the run that is evaluated or gone on with, and its name."""
     mode, pretrained, workdir = given["mode"].value, given["pretrained"].value, given["workdir"].value
+    if mode == "predict":
+        for name in NEEDED:
+            if not given[name].value:
+                raise ConfigError(f"mode=predict needs {name}: give --{name}=, which --help explains")
+        return None, mode
     if given["config"].value:
         return _named(given["config"].value)
     if mode == "eval" and pretrained:

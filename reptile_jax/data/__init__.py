@@ -6,10 +6,13 @@ A data set is described without its pixels, to check a config, and loaded as `Im
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from reptile_jax.data import folders, glyphs, prepared
 from reptile_jax.data.characters import SIZE, as_images
+from reptile_jax.data.drawings import prepare_drawing
 from reptile_jax.data.images import DataError, Description, Images, only, set_sizes, split, turned, with_turns
 from reptile_jax.data.omniglot_archive import BACKGROUND, DRAWINGS, EVALUATION
 
@@ -25,6 +28,9 @@ class DataSet(NamedTuple):
         train_classes: classes to train on where the config's `data.train_classes` is 0; 0: four fifths.
         describe: the data set without its pixels.
         load: reads it; raises DataError where it is missing or damaged.
+        prepare: one image of another source as this data's images are: uint8 [size, size, channels]; ValueError where
+            it cannot be. None: the data is no images.
+        preparation: what `prepare` does, in a few words.
     """
 
     kind: str
@@ -34,6 +40,8 @@ class DataSet(NamedTuple):
     train_classes: int
     describe: Callable[[ConfigDict], Description]
     load: Callable[[ConfigDict], Images]
+    prepare: Callable[[Image.Image, ConfigDict], np.ndarray] | None = None
+    preparation: str = ""
 
 
 def _omniglot(data: ConfigDict) -> Images:
@@ -51,13 +59,28 @@ def _glyphs_described(_: ConfigDict) -> Description:
     return Description(glyphs.names(), (glyphs.DRAWINGS,) * glyphs.CHARACTERS)
 
 
+def _drawing(image: Image.Image, _: ConfigDict) -> np.ndarray:
+    return prepare_drawing(image)
+
+
+def _image(image: Image.Image, data: ConfigDict) -> np.ndarray:
+    return prepared.prepare(image, data.size, data.channels)
+
+
+_AS_DRAWINGS = "as drawings: grey, split into ink (dark) and paper by Otsu's threshold, to 28x28"
+_AS_IMAGES = "as images: to the size and channels of the training, bicubic"
+
 DATA_SETS = {
-    "omniglot": DataSet("images", "Omniglot", (SIZE, 1), 1, 1200, _omniglot_described, _omniglot),
+    "omniglot": DataSet(
+        "images", "Omniglot", (SIZE, 1), 1, 1200, _omniglot_described, _omniglot, _drawing, _AS_DRAWINGS
+    ),
     "glyphs": DataSet(
         "images", "glyphs (synthetic)", (SIZE, 1), 1, glyphs.TRAIN_CHARACTERS, _glyphs_described,
-        lambda data: as_images(glyphs.load()),
+        lambda data: as_images(glyphs.load()), _drawing, _AS_DRAWINGS,
     ),
-    "images": DataSet("images", "images", None, 255, 0, folders.describe, prepared.load),
+    "images": DataSet(
+        "images", "images", None, 255, 0, folders.describe, prepared.load, _image, _AS_IMAGES
+    ),
 }  # fmt: skip
 
 __all__ = [

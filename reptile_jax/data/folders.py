@@ -109,7 +109,7 @@ def listing(directory: Path) -> Listing:
     """
     if not directory.is_dir():
         raise DataError(f"data.dir={str(directory)!r} is no folder: give the folder that holds the classes' folders")
-    parts = {name: _part(place) for name, place in _places(directory).items()}
+    parts = {name: part_of(place) for name, place in _places(directory).items()}
     seen: dict[str, Path] = {}
     for part in parts.values():
         for name, files in part.classes.items():
@@ -142,7 +142,7 @@ def _places(directory: Path) -> dict[str, Path]:
     return found
 
 
-def _part(place: Path) -> Part:
+def part_of(place: Path) -> Part:
     """Lists one set of classes."""
     if place.is_dir():
         part = _in_folder(place)
@@ -189,7 +189,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     """Returns what is in a folder, sorted by name, hidden files passed over and every link followed once."""
     try:
         with os.scandir(folder) as entries:
-            found = sorted((entry for entry in entries if not _passed_over([entry.name])), key=lambda entry: entry.name)
+            found = sorted((entry for entry in entries if not passed_over([entry.name])), key=lambda entry: entry.name)
         for entry in found:
             entry.stat()  # a link to nowhere, or in a circle, has none
     except OSError as error:
@@ -208,7 +208,7 @@ def _in_zip(place: Path, size: int, time: int, _: int) -> Part:
         if name.startswith("/") or "\\" in name or ":" in name.split("/")[0] or ".." in name.split("/"):
             raise DataError(f"{place}: {name!r} climbs out of the zip file: bring one without such a member")
     paths = {name: name.rstrip("/").split("/") for name in members}
-    paths = {name: path for name, path in paths.items() if not _passed_over(path)}
+    paths = {name: path for name, path in paths.items() if not passed_over(path)}
     if all(path[0] == place.stem for path in paths.values()):  # the folder itself was packed
         paths = {name: path[1:] for name, path in paths.items()}
     classes: dict[str, list[str]] = {}
@@ -226,6 +226,6 @@ def _in_zip(place: Path, size: int, time: int, _: int) -> Part:
     return Part(place, {name: tuple(files) for name, files in classes.items()}, state)
 
 
-def _passed_over(path: Iterable[str]) -> bool:
+def passed_over(path: Iterable[str]) -> bool:
     """Whether a path leads to a hidden file, or to what an operating system has put there."""
     return any(name.startswith(".") or name.lower() in _OF_SYSTEMS for name in path)

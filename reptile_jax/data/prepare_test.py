@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from reptile_jax.testing.small_images import encoded, pixels
 
 
 def read(content, size=8, channels=3):
-    return read_image(io.BytesIO(content), "image", size, channels)
+    return read_image(io.BytesIO(content), "image", partial(prepare, size=size, channels=channels))
 
 
 def png_file(height, width, bits, colour_type, **chunks):
@@ -239,4 +240,4 @@ def test_a_decompression_bomb_is_one_line():
 
 def test_a_missing_file_says_so(tmp_path):
     with pytest.raises(DataError, match=r"nowhere\.png cannot be read \(No such file or directory\)"):
-        read_image(tmp_path / "nowhere.png", "nowhere.png", 8, 3)
+        read_image(tmp_path / "nowhere.png", "nowhere.png", partial(prepare, size=8, channels=3))

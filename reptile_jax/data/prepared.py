@@ -13,8 +13,9 @@ import sys
 import warnings
 import zipfile
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -59,12 +60,17 @@ def prepare(image: Image.Image, size: int, channels: int) -> np.ndarray:
     Returns:
         uint8 [size, size, channels].
     """
+    image = upright(image, "L" if channels == 1 else "RGB")
+    return np.asarray(image.resize((size, size), FILTER)).reshape(size, size, channels)
+
+
+def upright(image: Image.Image, mode: str) -> Image.Image:
+    """Turns an image as its EXIF says, lays it on white, and converts it to grey ("L") or "RGB"."""
     image = _eight_bits(ImageOps.exif_transpose(image))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("L" if channels == 1 else "RGB")
-    return np.asarray(image.resize((size, size), FILTER)).reshape(size, size, channels)
+    return image.convert(mode)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -78,24 +84,23 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return grey
 
 
-def read_image(file: Path | IO[bytes], name: str, size: int, channels: int) -> np.ndarray:
+def read_image(file: Path | IO[bytes], name: str, prepare: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
     """Reads and prepares one image file.
 
     Args:
         file: to read.
         name: of the file, for the message.
-        size: as in `prepare`.
-        channels: as in `prepare`.
+        prepare: prepares it.
 
     Returns:
-        uint8 [size, size, channels].
+        What `prepare` does.
 
     Raises:
         DataError: the file cannot be read, or is no whole image of one of the formats.
     """
     try:
         with Image.open(file, formats=FORMATS) as image:
-            return prepare(image, size, channels)
+            return prepare(image)
     except Image.UnidentifiedImageError as error:
         raise DataError(f"{name} is no PNG, JPEG, WebP, BMP or GIF image: replace or remove it") from error
     except Exception as error:  # Pillow raises anything for a damaged file
@@ -231,15 +236,17 @@ def _in_order(files: list[tuple[Part, str]], size: int, channels: int) -> Genera
             if part.place not in archives and not part.place.is_dir():
                 archives[part.place] = stack.enter_context(zipfile.ZipFile(part.place))
 
+        whole = partial(prepare, size=size, channels=channels)
+
         def read(part: Part, file: str) -> np.ndarray:
             name = f"{part.place}/{file}"
             if part.place not in archives:
-                return read_image(part.place / file, name, size, channels)
+                return read_image(part.place / file, name, whole)
             try:
                 content = io.BytesIO(archives[part.place].read(file))
             except Exception as error:  # zipfile raises anything for a damaged file
                 raise DataError(f"{name} cannot be read ({error}): bring a whole zip file") from error
-            return read_image(content, name, size, channels)
+            return read_image(content, name, whole)
 
         def chunk(start: int) -> np.ndarray:
             return np.stack([read(part, file) for part, file in files[start : start + _CHUNK]])

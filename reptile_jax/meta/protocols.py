@@ -58,13 +58,14 @@ def classify(apply: ApplyFn, phi: Params, support: jax.Array, queries: jax.Array
     Returns:
         Predicted labels, [queries] each.
     """
-
-    def beside_support(query: jax.Array) -> jax.Array:
-        return apply(phi, jnp.concatenate([support, query[None]]))[-1]
-
     # One query after the other: all at once would need the support set's activations for each of them.
-    inductive = lax.map(beside_support, queries)
+    inductive = lax.map(lambda query: beside_support(apply, phi, support, query), queries)
     return Predictions(
         jnp.argmax(apply(phi, queries), axis=-1).astype(jnp.int32),
         jnp.argmax(inductive, axis=-1).astype(jnp.int32),
     )
+
+
+def beside_support(apply: ApplyFn, phi: Params, support: jax.Array, query: jax.Array) -> jax.Array:
+    """The network's outputs [outputs] for one query [height, width, channels], in one batch with the support set."""
+    return apply(phi, jnp.concatenate([support, query[None]]))[-1]

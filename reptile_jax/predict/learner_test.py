@@ -69,7 +69,7 @@ def test_it_learns_the_classes_it_is_given(workdir, drawings):
     adapted = Learner(workdir).adapt(support, LABELS)
     for transductive in (False, True):
         predicted = adapted.predict(queries, transductive)
-        assert predicted.shape == (30,) and predicted.dtype == np.int32
+        assert predicted.shape == (30,) and predicted.dtype == LABELS.dtype
         assert np.mean(predicted == np.repeat([2, 0, 1], 10)) > 0.6
     others = Learner(workdir).adapt(support, np.repeat([0, 1, 2], 5)).predict(queries)
     assert np.mean(others == np.repeat([2, 0, 1], 10)) < 0.2
@@ -86,10 +86,16 @@ def test_it_is_the_evaluation_step_by_step(workdir, drawings):
     step, apply = jax.jit(partial(inner_step, loop)), jax.jit(network_of(config).apply)
     for batch in zip(*batches, strict=True):
         params, opt_state, _ = step(params, opt_state, Examples(*batch))
-    each = [apply(params, jnp.concatenate([support, query[None]]))[-1].argmax() for query in queries]
+    each = [apply(params, jnp.concatenate([support, query[None]]))[-1] for query in queries]
     adapted = Learner(workdir).adapt(drawings[0], LABELS, seed=3)
-    np.testing.assert_array_equal(adapted.predict(drawings[1]), each)
-    np.testing.assert_array_equal(adapted.predict(drawings[1], transductive=True), apply(params, queries).argmax(-1))
+    np.testing.assert_array_equal(adapted.predict(drawings[1]), jnp.stack(each).argmax(-1))
+    outputs = apply(params, queries)
+    np.testing.assert_array_equal(adapted.predict(drawings[1], transductive=True), outputs.argmax(-1))
+    for transductive, expected in ((False, jnp.stack(each)), (True, outputs)):
+        expected = np.exp(expected) / np.exp(expected).sum(-1, keepdims=True)
+        np.testing.assert_allclose(adapted.predict_probabilities(drawings[1], transductive), expected, atol=1e-4)
+        others = Learner(workdir).adapt(drawings[0], LABELS, seed=4).predict_probabilities(drawings[1], transductive)
+        assert np.abs(others - expected).max() > 1e-3, "a check that cannot fail"
 
 
 def test_only_what_it_was_taught_is_predicted(workdir, drawings):
@@ -116,12 +122,13 @@ def test_what_is_alone_is_predicted_as_among_others(workdir, drawings):
         (np.zeros((0, 28, 28)), [], "give"),
         (np.full((3, 28, 28), 255), [0, 1, 2], "go from 255 to 255: give ink as 0 and paper as 1"),
         (np.full((3, 28, 28), np.nan), [0, 1, 2], "give ink as 0"),
-        (np.concatenate([drawn(2), np.zeros((1, 28, 28))]), [0, 1, 2], r"images\[2\] is 0 everywhere: give a drawing"),
-        (np.concatenate([np.ones((1, 28, 28)), drawn(2)]), [0, 1, 2], r"images\[0\] is 1 everywhere: give a drawing"),
-        (drawn(3), [0, 1], "give one whole number for each image"),
-        (drawn(3), [0.0, 1.0, 2.0], "give one whole number for each image"),
-        (drawn(3), [0, 1, 3], "from 0 to 3: give 0 to 2"),
-        (drawn(3), [-1, 1, 2], "from -1 to 2: give 0 to 2"),
+        (np.concatenate([drawn(2), np.zeros((1, 28, 28))]), [0, 1, 2], r"images\[2\] is 0 everywhere: give an image"),
+        (np.concatenate([np.ones((1, 28, 28)), drawn(2)]), [0, 1, 2], r"images\[0\] is 1 everywhere: give an image"),
+        (drawn(3), [0, 1], "give a whole number or a name for each image"),
+        (drawn(3), [0.0, 1.0, 2.0], "give a whole number or a name for each image"),
+        (drawn(3), None, "there are no labels"),
+        (drawn(3), [1, 1, 1], "1 is the only class: give at least two"),
+        (drawn(4), [0, 1, 2, 3], "4 classes are more than the 3 that these weights tell apart"),
     ],
 )
 def test_wrong_drawings_and_labels(workdir, images, labels, words):
@@ -184,7 +191,7 @@ def test_of_several_seeds_one_is_chosen(tmp_path, drawings):
     train_and_evaluate(small(meta_iters=2, num_seeds=2, eval_samples=2), tmp_path / "seeds")
     named = str(tmp_path / "seeds")
     for seed in (None, 2):
-        with pytest.raises(ValueError, match=f"seed={seed} is none of {named}: give one of 0, 1"):
+        with pytest.raises(ValueError, match=f"seed={seed} is none of {named}: choose one of 0, 1"):
             Learner(named, seed)
     starts = [Learner(named, seed)._start for seed in (0, 1)]
     states = pretrained.load(named).states

@@ -85,8 +85,13 @@ def sample_eval(config: ConfigDict, shots: int, key: jax.Array, source: Source, 
 
 def images_of(config: ConfigDict, pixels: jax.Array, dtype: np.dtype) -> Callable[[jax.Array], jax.Array]:
     """Returns what gathers images as numbers from 0 to 1: rows [...] -> [..., height, width, channels]."""
+    return lambda rows: as_numbers(config, pixels[rows], dtype)
+
+
+def as_numbers(config: ConfigDict, pixels: jax.Array, dtype: np.dtype) -> jax.Array:
+    """Returns pixels as numbers from 0 to 1."""
     scale = DATA_SETS[config.data.name].scale
-    return lambda rows: pixels[rows].astype(dtype) / scale if scale != 1 else pixels[rows].astype(dtype)
+    return pixels.astype(dtype) / scale if scale != 1 else pixels.astype(dtype)
 
 
 def loss(config: ConfigDict, apply: ApplyFn, source: Source) -> LossFn:

@@ -1,0 +1,82 @@
+"""The file (safetensors) of a network that has learned the classes of a support set.
+
+Keys: `params/LAYER/NAME`, the adapted weights, and `support`, the pixels they were adapted to.
+Metadata: `config`, every field of the run that trained the initialisation, and `classes`, the labels; both JSON.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import random
+from ml_collections import ConfigDict
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from reptile_jax.config import completed
+from reptile_jax.meta.inner_loop import Params
+from reptile_jax.run.programs import network_of
+from reptile_jax.run.weights_file import WeightsError
+from reptile_jax.tasks import kind_of
+
+
+class Content(NamedTuple):
+    """What the file holds: the weights' config, the adapted weights, the support set's pixels, the sorted labels."""
+
+    config: ConfigDict
+    phi: Params
+    support: np.ndarray
+    classes: list[int] | list[str]
+
+
+def save(path: str | Path, content: Content) -> None:
+    """Writes the file whole, in place of another.
+
+    Raises:
+        WeightsError: its name has another ending.
+        OSError: it cannot be written.
+    """
+    file = Path(path)
+    if file.suffix != ".safetensors":
+        raise WeightsError(f"{file} would not be known as a weights file: name it {file}.safetensors")
+    tensors = {f"params/{name}": np.asarray(x, order="C") for name, x in _flat(content.phi).items()}
+    known = {"config": content.config.to_json(), "classes": json.dumps(content.classes)}
+    unfinished = file.with_name(f"{file.name}.tmp")
+    save_file(tensors | {"support": np.ascontiguousarray(content.support)}, unfinished, known)
+    unfinished.replace(file)
+
+
+def load(path: str | Path) -> Content:
+    """Reads the file.
+
+    Raises:
+        WeightsError: there is no such file, it is damaged, or holds something else.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            known, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path} cannot be read as a safetensors file: {error}") from error
+    if not ({"config", "classes"} <= known.keys() and "support" in tensors):
+        raise WeightsError(f"{path} holds no adapted network: write it by Adapted.save")
+    try:
+        config, classes = completed(ConfigDict(json.loads(known["config"]))), json.loads(known["classes"])
+        support = tensors.pop("support")
+        images = jnp.zeros((1, *kind_of(config).input_shape(config)), jnp.float32)
+        wanted = _flat(jax.eval_shape(network_of(config).init, random.key(0), images))
+        shapes = {f"params/{name}": x.shape for name, x in wanted.items()}
+        whole = shapes == {name: x.shape for name, x in tensors.items()} and support.shape[1:] == images.shape[1:]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path} is damaged ({error}): adapt and save it again") from error
+    if not whole:
+        raise WeightsError(f"{path} holds the weights of another network than its config says: adapt and save it again")
+    phi = {name.removeprefix("params/"): jnp.asarray(x) for name, x in tensors.items()}
+    return Content(config, {"params": unflatten_dict(phi, sep="/")}, support, classes)
+
+
+def _flat(phi: Params) -> dict[str, jax.Array]:
+    return flatten_dict(phi["params"], sep="/")
