@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
 
     # Data.
     config.data = ConfigDict()
-    config.data.name = "omniglot"  # "omniglot", or "glyphs": synthetic, made on the spot
+    config.data.name = "omniglot"  # a key of reptile_jax.data.DATA_SETS
     # Omniglot: where TFDS keeps the prepared copy ("": TFDS_DATA_DIR or ~/tensorflow_datasets). Images: their folder.
     config.data.dir = ""
     config.data.archives = ""  # folder with upstream's two zip files; "": download them
@@ -62,6 +62,7 @@ def get_config() -> ConfigDict:
     config.eval_interval = 10  # meta-iterations between the points of the learning curves
     config.eval_set = "auto"  # held-out classes: "test", "validation", or "auto": validation where there is some
     config.eval_train = True  # final accuracies on training classes too, as released; False: in half the time
+    config.eval_untrained = False  # final results of the untrained weights too: no meta-learning
     config.eval_shots = (1, 5)  # every shot count to report beside `shots`
     config.eval_seed = 1  # evaluation episodes, whatever the training seed and length
     config.transductive = False  # headline protocol: all queries of a task as one batch

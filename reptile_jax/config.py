@@ -27,6 +27,7 @@ FREE_FIELDS = frozenset(
         "eval_seed",
         "eval_set",
         "eval_train",
+        "eval_untrained",
         "transductive",
         "checkpoint_interval",
         "tasks_at_once",
@@ -121,7 +122,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.validation_classes": _whole(0),
     "model.name": _among(*NETWORKS),
     "model.filters": _whole(1, 4096),
-    "classes": _whole(2),
+    "classes": _whole(1),
     "shots": _whole(1),
     "train_shots": _whole(0),
     "inner_batch": _whole(1),
@@ -144,6 +145,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eval_seed": _whole(0),
     "eval_set": _among("auto", *SETS[1:]),
     "eval_train": _SWITCH,
+    "eval_untrained": _SWITCH,
     "transductive": _SWITCH,
     "checkpoint_interval": _whole(1),
     "tasks_at_once": _among(*TASKS_AT_ONCE),
@@ -171,17 +173,17 @@ def _problems(config: ConfigDict) -> Iterator[str]:
     if config.foml_tail and not config.foml:
         yield f"foml_tail={config.foml_tail} has no meaning without first-order MAML: give foml=True or foml_tail=0"
     if config.foml_tail >= shots:
-        yield f"foml_tail={config.foml_tail} leaves no images of train_shots={shots} for the other steps: give less"
+        yield f"foml_tail={config.foml_tail} leaves no examples of train_shots={shots} for the other steps: give less"
     if config.replacement:
         fewest = eval_shots(config)[0]
-        for name, images, task in (
+        for name, examples, task in (
             ("inner_batch", config.classes * (shots - config.foml_tail), "training task"),
             ("eval_batch", config.classes * fewest, f"{fewest}-shot task"),
         ):
-            if config[name] > images:
+            if config[name] > examples:
                 yield (
-                    f"{name}={config[name]} exceeds the {images} images of a {task}, which replacement draws "
-                    f"without repeating: give at most {images}"
+                    f"{name}={config[name]} exceeds the {examples} examples of a {task}, which replacement draws "
+                    f"without repeating: give at most {examples}"
                 )
 
 
@@ -189,10 +191,12 @@ def _data_problems(config: ConfigDict) -> Iterator[str]:
     """Yields one line for each problem with the data set, and with what a run wants of it."""
     data, name = config.data, config.data.name
     known = DATA_SETS[name]
-    for field, value, wanted in zip(("size", "channels"), (data.size, data.channels), known.shape or (), strict=False):
-        if value != wanted:
-            yield f"data.{field}={value} is not possible: {name} has {wanted}"
+    for field, possible in known.values.items():
+        if (value := get_field(config, field)) not in possible:
+            yield f"{field}={value} is not possible with data.name={name}: give {' or '.join(map(str, possible))}"
     described = known.describe(data)
+    if config.classes == 1 and len(described.names) > 1:
+        yield f"classes=1 is not possible: give at least 2, which the tasks of {name} tell apart"
     train = num_train(data, len(described.names))
     if described.sets is None and not 0 < train < len(described.names):
         classes = len(described.names)
@@ -211,7 +215,7 @@ def _data_problems(config: ConfigDict) -> Iterator[str]:
         if config.classes > classes:
             yield f"classes={config.classes} exceeds the {classes} {kind} classes of {name}: give less"
     fewest = min(described.counts)
-    where = f"the {fewest} images of {described.names[described.counts.index(fewest)]}"
+    where = f"the {fewest} examples of {described.names[described.counts.index(fewest)]}"
     for shots in eval_shots(config):
         if shots + 1 > fewest:
             field = "shots" if shots == config.shots else "eval_shots"
@@ -245,6 +249,7 @@ OLDER = {
     "model.name": "omniglot",
     "model.filters": 64,
     "eval_set": "auto",
+    "eval_untrained": False,
 }
 
 

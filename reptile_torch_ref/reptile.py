@@ -4,7 +4,7 @@ Where the paper is silent, its released code decides. No function changes its ar
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,14 +21,20 @@ Batch = tuple[Tensor, Tensor]  # images [batch, height, width] or [..., channels
 Task = list[Batch]  # the mini-batches of one task, one for each inner step
 
 
+def summed_cross_entropy(params: Weights, images: Tensor, labels: Tensor, network: str) -> Tensor:
+    """Returns the cross entropy summed (not averaged) over a mini-batch."""
+    return F.cross_entropy(logits(params, images, network), labels, reduction="sum")
+
+
 class Inner(NamedTuple):
-    """The inner optimiser, and the network it trains; names and meaning are the configuration's."""
+    """The inner optimiser, the network it trains and the loss; names and meaning are the configuration's."""
 
     learning_rate: float
     sgd: bool = False
     weight_decay: float = 1.0
     inner_state: str = "averaged"
     network: str = "omniglot"  # model.name
+    loss: Callable[[Weights, Tensor, Tensor, str], Tensor] = summed_cross_entropy  # of weights, a mini-batch, network
 
 
 class State(NamedTuple):
@@ -55,14 +61,14 @@ def init_state(
 def inner_step(state: State, images: Tensor, labels: Tensor, inner: Inner) -> State:
     """Takes one step of the inner optimiser on one mini-batch.
 
-    With w = weight_decay * phi, and g the gradient at w of the cross entropy summed (not averaged) over the mini-batch:
+    With w = weight_decay * phi, and g the gradient at w of the loss of the mini-batch:
 
         SGD:   phi' = w - learning_rate * g
         Adam:  t' = t + 1,  v' = beta2 * v + (1 - beta2) * g^2
                phi' = w - learning_rate * g / (sqrt(v' / (1 - beta2^t')) + epsilon)
     """
     params = {n: (w * inner.weight_decay).requires_grad_() for n, w in state.params.items()}
-    loss = F.cross_entropy(logits(params, images, inner.network), labels, reduction="sum")
+    loss = inner.loss(params, images, labels, inner.network)
     grads = dict(zip(params, torch.autograd.grad(loss, list(params.values())), strict=True))
     with torch.no_grad():
         if inner.sgd:
@@ -166,11 +172,14 @@ def mini_batches(rng: Generator, drawings: Tensor, batch: int, iters: int, repla
         first = mini_batches(rng, drawings[:, :-tail], batch, iters - 1, replacement) if iters > 1 else []
         return [*first, labelled(drawings[:, -tail:])]
     images, labels = labelled(drawings)
-    if replacement and batch > len(images):
-        raise ValueError(f"replacement: a mini-batch of {batch} distinct drawings exceeds the task's {len(images)}")
+    return [(images[i], labels[i]) for i in orders(rng, len(images), batch, iters, replacement)]
+
+
+def orders(rng: Generator, examples: int, batch: int, iters: int, replacement: bool) -> list[np.ndarray]:
+    """Returns which of so many examples are in each of `iters` mini-batches, as `mini_batches` says: [batch] each."""
+    if replacement and batch > examples:
+        raise ValueError(f"replacement: a mini-batch of {batch} distinct examples exceeds the task's {examples}")
     if replacement:
-        order = [rng.choice(len(images), batch, replace=False) for _ in range(iters)]
-    else:
-        shuffles = [rng.permutation(len(images)) for _ in range(math.ceil(iters * batch / len(images)))]
-        order = list(np.concatenate(shuffles)[: iters * batch].reshape(iters, batch))
-    return [(images[i], labels[i]) for i in order]
+        return [rng.choice(examples, batch, replace=False) for _ in range(iters)]
+    shuffles = [rng.permutation(examples) for _ in range(math.ceil(iters * batch / examples))]
+    return list(np.concatenate(shuffles)[: iters * batch].reshape(iters, batch))

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict, config_flags
 from torch import Tensor
 from tqdm import trange
 
-from reptile_torch_ref import data, reptile, weights
+from reptile_torch_ref import data, reptile, sine, weights
 
 
 def inner_of(config: ConfigDict) -> reptile.Inner:
@@ -56,6 +56,8 @@ def evaluate(config: ConfigDict, characters: Sequence[Tensor], state: reptile.St
 
 def main(config: ConfigDict, init: str = "", weights_file: str = "") -> None:
     """Trains (from the weights file `init` if named), writes `weights_file` if named, evaluates, prints."""
+    if config.data.name.startswith("sinusoid"):
+        return train_on_waves(config, init, weights_file)
     if config.num_seeds != 1:
         raise ValueError(f"num_seeds={config.num_seeds}: the reference trains one seed at a time")
     split = data.load(config.data, config.seed)
@@ -73,6 +75,17 @@ def main(config: ConfigDict, init: str = "", weights_file: str = "") -> None:
         mean, error = accuracies.mean(0), accuracies.std(0, ddof=1) / len(accuracies) ** 0.5
         results = [f"{m:.2f} ± {1.96 * e:.2f} %" for m, e in zip(mean, error, strict=True)]  # 95% interval over tasks
         print(f"{name} classes: {results[0]} transductive, {results[1]} inductive ({len(accuracies)} tasks)")
+
+
+def train_on_waves(config: ConfigDict, init: str, weights_file: str) -> None:
+    """Does on sine waves what `main` does, one seed after the other; weights files are of one seed."""
+    if config.num_seeds != 1 and (init or weights_file):
+        raise ValueError(f"num_seeds={config.num_seeds}: a weights file holds one seed, give num_seeds=1")
+    for seed in range(config.seed, config.seed + config.num_seeds):
+        start = weights.load(init) if init else sine.init_state(config, seed)
+        state = sine.run(config, seed, start)
+    if weights_file:
+        weights.save(weights_file, state)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -4,17 +4,18 @@ A data set is described without its pixels, to check a config, and loaded as `Im
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from reptile_jax.data import folders, glyphs, prepared
+from reptile_jax.data import folders, glyphs, prepared, waves
 from reptile_jax.data.characters import SIZE, as_images
 from reptile_jax.data.drawings import prepare_drawing
 from reptile_jax.data.images import DataError, Description, Images, only, set_sizes, split, turned, with_turns
 from reptile_jax.data.omniglot_archive import BACKGROUND, DRAWINGS, EVALUATION
+from reptile_jax.networks.perceptron import PERCEPTRONS
 
 
 class DataSet(NamedTuple):
@@ -23,11 +24,11 @@ class DataSet(NamedTuple):
     Attributes:
         kind: the kind of task its tasks are, a key of `tasks.KINDS`.
         label: its name where results are shown; synthetic data is called that.
-        shape: size and channels that its images have; None: whatever the config says.
+        values: that fields of a config can have with it; every other field can have any.
         scale: what the pixels are divided by, to be numbers from 0 to 1.
         train_classes: classes to train on where the config's `data.train_classes` is 0; 0: four fifths.
         describe: the data set without its pixels.
-        load: reads it; raises DataError where it is missing or damaged.
+        load: reads it, images as `Images`; raises DataError where it is missing or damaged.
         prepare: one image of another source as this data's images are: uint8 [size, size, channels]; ValueError where
             it cannot be. None: the data is no images.
         preparation: what `prepare` does, in a few words.
@@ -35,11 +36,11 @@ class DataSet(NamedTuple):
 
     kind: str
     label: str
-    shape: tuple[int, int] | None
+    values: dict[str, tuple[Any, ...]]
     scale: int
     train_classes: int
     describe: Callable[[ConfigDict], Description]
-    load: Callable[[ConfigDict], Images]
+    load: Callable[[ConfigDict], Any]
     prepare: Callable[[Image.Image, ConfigDict], np.ndarray] | None = None
     preparation: str = ""
 
@@ -70,16 +71,28 @@ def _image(image: Image.Image, data: ConfigDict) -> np.ndarray:
 _AS_DRAWINGS = "as drawings: grey, split into ink (dark) and paper by Otsu's threshold, to 28x28"
 _AS_IMAGES = "as images: to the size and channels of the training, bicubic"
 
+_CHARACTERS = {"data.size": (SIZE,), "data.channels": (1,)}
+_WAVES = {  # a point is one number, and a wave has no labels
+    "data.size": (1,), "data.channels": (1,), "data.rotations": (False,), "data.train_classes": (0,), "classes": (1,),
+    "data.validation_classes": (0,), "eval_set": ("auto", "test"), "transductive": (False,),
+    "model.name": tuple(PERCEPTRONS),
+}  # fmt: skip
+
 DATA_SETS = {
     "omniglot": DataSet(
-        "images", "Omniglot", (SIZE, 1), 1, 1200, _omniglot_described, _omniglot, _drawing, _AS_DRAWINGS
+        "images", "Omniglot", _CHARACTERS, 1, 1200, _omniglot_described, _omniglot, _drawing, _AS_DRAWINGS
     ),
     "glyphs": DataSet(
-        "images", "glyphs (synthetic)", (SIZE, 1), 1, glyphs.TRAIN_CHARACTERS, _glyphs_described,
+        "images", "glyphs (synthetic)", _CHARACTERS, 1, glyphs.TRAIN_CHARACTERS, _glyphs_described,
         lambda data: as_images(glyphs.load()), _drawing, _AS_DRAWINGS,
     ),
-    "images": DataSet(
-        "images", "images", None, 255, 0, folders.describe, prepared.load, _image, _AS_IMAGES
+    "images": DataSet("images", "images", {}, 255, 0, folders.describe, prepared.load, _image, _AS_IMAGES),
+    "sinusoid": DataSet(
+        "sine", "sine waves", _WAVES, 1, 0, lambda _: waves.describe(waves.POINTS),
+        lambda _: waves.Waves(waves.evenly()),
+    ),
+    "sinusoid_uniform": DataSet(
+        "sine", "sine waves", _WAVES, 1, 0, lambda _: waves.describe(2**31 - 1), lambda _: waves.Waves(None),
     ),
 }  # fmt: skip
 

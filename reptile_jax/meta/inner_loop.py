@@ -81,8 +81,12 @@ def inner_step(
 
 
 def inner_loop(
-    loop: InnerLoop, params: Params, opt_state: OptState, batches: Batch
-) -> tuple[Params, OptState, jax.Array]:
+    loop: InnerLoop,
+    params: Params,
+    opt_state: OptState,
+    batches: Batch,
+    observe: Callable[[Params, jax.Array], Any] = lambda params, loss: loss,
+) -> tuple[Params, OptState, Any]:
     """Runs one step for each mini-batch (paper, algorithm 1: U^k).
 
     Args:
@@ -90,14 +94,15 @@ def inner_loop(
         params: weights to start from, theta.
         opt_state: optimiser state to start from.
         batches: mini-batches, arrays [steps, batch, ...].
+        observe: (weights after a step, loss before it) -> what is kept of that step, a pytree.
 
     Returns:
-        Adapted weights phi, optimiser state, and losses [steps].
+        Adapted weights phi, optimiser state, and what was kept, arrays [steps, ...]: by default the losses.
     """
 
     def step(carry: tuple[Params, OptState], batch: Batch) -> tuple[tuple[Params, OptState], jax.Array]:
         params, opt_state, loss = inner_step(loop, *carry, batch)
-        return (params, opt_state), loss
+        return (params, opt_state), observe(params, loss)
 
-    (params, opt_state), losses = lax.scan(step, (params, opt_state), batches)
-    return params, opt_state, losses
+    (params, opt_state), kept = lax.scan(step, (params, opt_state), batches)
+    return params, opt_state, kept

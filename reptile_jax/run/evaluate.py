@@ -1,6 +1,7 @@
 """The results of a run: means over many tasks, as a file, a table and a picture."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +15,14 @@ from ml_collections import ConfigDict
 
 from reptile_jax.config import eval_shots, seeds_of
 from reptile_jax.data import DATA_SETS
-from reptile_jax.devices import SEEDS, TASKS, agreed, is_main
+from reptile_jax.devices import SEEDS, TASKS, agreed, is_main, put
 from reptile_jax.files import replace_text
 from reptile_jax.meta.inner_loop import Params
 from reptile_jax.meta.reptile import MetaState
 from reptile_jax.meta.statistics import Mean, mean_over_tasks
 from reptile_jax.progress import progress_bar
 from reptile_jax.run.interrupt import Interrupted, Stop
-from reptile_jax.run.programs import eval_program
+from reptile_jax.run.programs import eval_program, initial_states
 from reptile_jax.tasks import Data, kind_of
 
 # Of a device per dispatch, at most: a signal waits for the end of one.
@@ -37,15 +38,16 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measures a run on `eval_samples` tasks of each held-out set, for every shot count.
 
-    Under `eval_train`, on as many of the training set too.
+    Under `eval_train`, on as many of the training set too; under `eval_untrained`, the untrained weights too.
 
     Writes results.json and tasks.png where there is a workdir, and prints a table. `source` says where the weights are.
 
     Returns:
         {"meta_iters": …, "data": …, "weights": {"source": …, "sha256": …}, "config": {…},
-        SET: {MEASURE: {SHOTS: RESULT}}}, where RESULT is {"accuracy": …, "ci95": …,
-        "tasks": …}, or of several seeds {"accuracy": mean, "std": …, "seeds": {SEED: RESULT}}. "accuracy" is what the
-        kind of task calls its measures; those of few-shot classification are the two protocols.
+        SET: {MEASURE: {SHOTS: RESULT}}, "untrained": {SET: …}}, where RESULT is
+        {"accuracy": …, "ci95": …, "tasks": …}, or of several seeds {"accuracy": mean, "std": …, "seeds": {SEED:
+        RESULT}}. "accuracy" is what the kind of task calls its measures; those of few-shot classification are the two
+        protocols.
 
     Raises:
         Interrupted: by a signal, between two dispatches.
@@ -59,26 +61,34 @@ def evaluate(
     }
     sets = [name for name in SETS if name in data.pools and (config.eval_train or name != "train")]
     programs = {shots: eval_program(config, mesh, shots) for shots in eval_shots(config)}
-    with progress_bar("evaluate", len(programs) * len(sets) * config.eval_samples, "task", shown=is_main()) as bar:
+    starts = {"trained": states}
+    if config.eval_untrained:
+        starts["untrained"] = put(mesh, initial_states(config))
+    total = len(starts) * len(programs) * len(sets) * config.eval_samples
+    with progress_bar("evaluate", total, "task", shown=is_main()) as bar:
 
         def after(tasks: int) -> None:
             bar.update(tasks)
             if number := agreed(stop.number):
                 raise Interrupted(number, "interrupted in the evaluation; the training is saved: run the same command")
 
-        for shots, program in programs.items():
-            for name in sets:
-                measured = measure(config, program, data, name, shots, states, mesh, after)
-                for measure_name, means in measured.items():
-                    by_shots = results.setdefault(name, {}).setdefault(measure_name, {})
-                    by_shots[str(shots)] = _summary(config, means)
-    tasks, outcomes = _eval_tasks(config, programs[config.shots], data, data.held_out, config.shots, states, mesh, 0)
+        for (start, of_start), (shots, program), name in itertools.product(starts.items(), programs.items(), sets):
+            of_sets = results if start == "trained" else results.setdefault(start, {})
+            measured = measure(config, program, data, name, shots, of_start, mesh, after)
+            for measure_name, means in measured.items():
+                by_shots = of_sets.setdefault(name, {}).setdefault(measure_name, {})
+                by_shots[str(shots)] = _summary(config, means)
+    outcomes = {}
+    for start, of_start in starts.items():  # the same tasks
+        tasks, outcomes[start] = _eval_tasks(
+            config, programs[config.shots], data, data.held_out, config.shots, of_start, mesh, 0
+        )
     if is_main():
         if workdir is not None:
             replace_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
-            title = f"{label_of(config)}, {data.held_out} classes, {kind.setting(config)}"
+            title = f"{label_of(config)}, {data.held_out} {kind.made_of}, {kind.setting(config)}"
             kind.picture(config, data, tasks, outcomes, title, workdir / "tasks.png")
-        print(report(config, data.held_out, results))
+        print(kind.report(config, data.held_out, results))
     return results
 
 
@@ -117,22 +127,6 @@ def measure(
         after(tasks)
     whole = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
     return {name: [mean_over_tasks(x[: config.eval_samples]) for x in values] for name, values in whole.items()}
-
-
-def report(config: ConfigDict, held_out: str, results: dict[str, Any]) -> str:
-    """Formats results as a table, the config's own setting last."""
-    kind = kind_of(config)
-    spread = "± 95% interval" if config.num_seeds == 1 else f"± standard deviation over {config.num_seeds} seeds"
-    lines = [f"{results['data']}, {config.classes}-way, after {results['meta_iters']} meta-iterations ({spread})"]
-    for name in (name for name in SETS if name in results):
-        for shots in results[name][kind.headline(config)]:
-            cells = [f"{name} {shots}-shot:".ljust(22)]
-            cells += [f"{_shown(config, by_shots[shots])} {measure}" for measure, by_shots in results[name].items()]
-            lines.append("   ".join(cells))
-    own = results[held_out][kind.headline(config)][str(config.shots)]
-    over = f"{config.eval_samples} tasks" + (f" of each of {config.num_seeds} seeds" if config.num_seeds > 1 else "")
-    last = f"{held_out} {kind.measured}, {kind.setting(config)}: {_shown(config, own)} over {over}"
-    return "\n".join([*lines, last])
 
 
 def label_of(config: ConfigDict) -> str:
@@ -175,8 +169,3 @@ def _summary(config: ConfigDict, means: list[Mean]) -> dict[str, Any]:
     values = [each.mean for each in means]
     seeds = {str(seed): result for seed, result in zip(seeds_of(config), results, strict=True)}
     return {measured: float(np.mean(values)), "std": float(np.std(values, ddof=1)), "seeds": seeds}
-
-
-def _shown(config: ConfigDict, result: dict[str, Any]) -> str:
-    kind = kind_of(config)
-    return kind.shown(result[kind.measured], result["std" if "std" in result else "ci95"])

@@ -7,23 +7,25 @@ import numpy as np
 
 from reptile_jax.figures import figure_of
 from reptile_jax.run.metrics import smoothed
+from reptile_jax.tasks import TaskKind
 
 CURVE_WINDOW = 50  # points of a learning curve averaged into one; each point is a single task
 TRAIN_COLOUR, HELD_OUT_COLOUR = "#9aa5b1", "#0b6e99"
 
 
-def learning_curve(rows: list[dict[str, Any]], measured: str, held_out: str, label: str, path: Path) -> None:
+def learning_curve(rows: list[dict[str, Any]], kind: TaskKind, held_out: str, label: str, path: Path) -> None:
     """Draws training and held-out accuracy, or what else is measured, smoothed over tasks, against meta-iterations.
 
     Without a row of that held-out set, a picture that is there stays as it is.
 
     Args:
         rows: the rows of metrics.jsonl.
-        measured: "accuracy", or what else the kind of task measures.
+        kind: what the tasks are.
         held_out: "test" or "validation".
         label: name of the data set.
         path: PNG to write.
     """
+    measured = kind.measured
     rows = [row for row in rows if f"{held_out}_{measured}" in row]  # an earlier part of the run may have had others
     if not rows:
         return
@@ -38,14 +40,19 @@ def learning_curve(rows: list[dict[str, Any]], measured: str, held_out: str, lab
             values[start:],
             color=colour,
             linewidth=1.6,
-            label=f"{name} classes, last {values[-1]:.1%}",
+            label=f"{name} {kind.made_of}, last {short(kind, values[-1])}",
         )
-    axes.set(xlabel="meta-iterations", ylabel=measured, title=f"{label}: mean of the last {CURVE_WINDOW} tasks")
-    axes.set_ylim(top=1)
+    title = f"{label}: mean of the last {CURVE_WINDOW} tasks"
+    axes.set(xlabel="meta-iterations", ylabel=measured.replace("_", " "), title=title, **kind.axis)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="best", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
+
+
+def short(kind: TaskKind, mean: float) -> str:
+    """A mean as the report shows it, without its spread."""
+    return kind.shown(mean, 0.0).partition(" ")[0]
 
 
 def accuracy_curves(curves: dict[str, tuple[list[float], list[float]]], title: str, path: Path) -> None:

@@ -257,7 +257,7 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
                 )
         rows = metrics.rows
     if rows and is_main():
-        plots.learning_curve(rows, kind.measured, data.held_out, label_of(config), workdir / "learning_curve.png")
+        plots.learning_curve(rows, kind, data.held_out, label_of(config), workdir / "learning_curve.png")
     return states
 
 
@@ -296,4 +296,4 @@ def _recent(kind: TaskKind, rows: list[dict[str, Any]], name: str) -> str:
     """The mean of the last points of a curve, as the progress bar shows it."""
     key = f"{name}_{kind.measured}"  # which rows of an earlier part of the run may lack
     mean = float(np.mean([row[key] for row in rows if key in row][-plots.CURVE_WINDOW :]))
-    return kind.shown(mean, 0.0).partition(" ")[0]
+    return plots.short(kind, mean)

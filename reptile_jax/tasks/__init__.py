@@ -3,10 +3,10 @@
 from ml_collections import ConfigDict
 
 from reptile_jax.data import DATA_SETS
-from reptile_jax.tasks import images
+from reptile_jax.tasks import images, sine
 from reptile_jax.tasks.kind import Data, Source, TaskKind
 
-KINDS: dict[str, TaskKind] = {"images": images.KIND}
+KINDS: dict[str, TaskKind] = {"images": images.KIND, "sine": sine.KIND}
 
 __all__ = ["KINDS", "Data", "Source", "TaskKind", "kind_of"]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,11 +11,12 @@ from ml_collections import ConfigDict
 
 from reptile_jax.config import eval_sets, seeds_of, train_shots
 from reptile_jax.data import DATA_SETS, num_train, only, split, turned, with_turns
+from reptile_jax.data.images import SETS
 from reptile_jax.devices import SEEDS, put
 from reptile_jax.meta.episodes import Classes, EvalTask, Examples, Pool, TrainTask, sample_eval_task, sample_train_task
 from reptile_jax.meta.inner_loop import ApplyFn, InnerLoop, LossFn, OptState, Params, summed_loss
 from reptile_jax.meta.protocols import Predictions, predict_queries
-from reptile_jax.tasks.kind import Data, TaskKind
+from reptile_jax.tasks.kind import Data, TaskKind, first_line, mean_and_spread, tasks_measured
 from reptile_jax.tasks.pictures import few_shot_tasks
 
 PICTURED_TASKS = 4
@@ -141,6 +143,24 @@ def shown(mean: float, spread: float) -> str:
     return f"{100 * mean:.2f} ± {100 * spread:.2f} %"
 
 
+def report(config: ConfigDict, held_out: str, results: dict[str, Any]) -> str:
+    """A line for each set and shot count, with the accuracies under both protocols."""
+    lines = [first_line(config, results, f"{config.classes}-way")]
+    for name in (name for name in SETS if name in results):
+        for start, of_start in (("", results), ("untrained, ", results.get("untrained", {}))):
+            of_set = of_start.get(name, {})
+            for shots in of_set.get(headline(config), {}):
+                cells = [f"{start}{name} {shots}-shot:".ljust(22)]
+                cells += [f"{_shown(by_shots[shots])} {protocol}" for protocol, by_shots in of_set.items()]
+                lines.append("   ".join(cells))
+    own = _shown(results[held_out][headline(config)][str(config.shots)])
+    return "\n".join([*lines, f"{held_out} accuracy, {setting(config)}: {own} over {tasks_measured(config)}"])
+
+
+def _shown(result: dict[str, Any]) -> str:
+    return shown(*mean_and_spread(result, "accuracy"))
+
+
 def setting(config: ConfigDict) -> str:
     """As "5-way 1-shot, transductive"."""
     return f"{config.classes}-way {config.shots}-shot, {headline(config)}"
@@ -160,9 +180,12 @@ def describe(data: Data, seed: int, task: TrainTask) -> list[str]:
     return [data.names[seed][i] for i in np.flatnonzero(inside.any(axis=0))]
 
 
-def picture(config: ConfigDict, data: Data, tasks: EvalTask, predictions: Predictions, title: str, path: Path) -> None:
-    """Draws a few of the first seed's tasks, with what was predicted under the config's own protocol."""
-    tasks, predicted = jax.tree.map(lambda x: x[0], (tasks, getattr(predictions, headline(config))))
+def picture(
+    config: ConfigDict, data: Data, tasks: EvalTask, predictions: dict[str, Predictions], title: str, path: Path
+) -> None:
+    """Draws a few of the first seed's tasks, and what was predicted after training, under the config's own protocol."""
+    of_protocol = getattr(predictions["trained"], headline(config))
+    tasks, predicted = jax.tree.map(lambda x: x[0], (tasks, of_protocol))
     pixels = np.asarray(data.source[0].addressable_data(0)) / DATA_SETS[config.data.name].scale
     few_shot_tasks(pixels, tasks, predicted, PICTURED_TASKS, title, path)
 
@@ -178,7 +201,10 @@ KIND = TaskKind(
     measures,
     headline,
     "accuracy",
+    {"ylim": (None, 1)},
+    "classes",
     shown,
+    report,
     setting,
     cost,
     describe,

@@ -49,12 +49,17 @@ class TaskKind(NamedTuple):
         measures: (config, what came of tasks) -> by the measure's name, one number for each task [..., tasks].
         headline: (config) -> the name of the measure that curves and the last line of the report show.
         measured: what the measures are, as results.json and metrics.jsonl call it, such as "accuracy".
+        axis: of pictures that show a measure, as `Axes.set` takes it.
+        made_of: what tasks are made of, such as "classes".
         shown: (mean, spread) -> both as the report shows them.
+        report: (config, the set of the last line, results as in results.json) -> all of them as text, line by line, the
+            config's own setting last.
         setting: (config) -> the run's setting in a few words.
         cost: (config, shots) -> inputs that go through the network in one evaluated task, each as dear as a drawing of
             28x28 pixels.
         describe: (data, seed's index, training task) -> what the task is made of, for messages.
-        picture: (config, data, tasks, what came of them, title, file) draws a few tasks.
+        picture: (config, data, tasks, what came of them from each start, title, file) draws a few tasks; the starts are
+            "trained" and perhaps "untrained".
     """
 
     load: Callable[[ConfigDict, Mesh], Data]
@@ -67,8 +72,28 @@ class TaskKind(NamedTuple):
     measures: Callable[[ConfigDict, Any], dict[str, np.ndarray]]
     headline: Callable[[ConfigDict], str]
     measured: str
+    axis: dict[str, Any]
+    made_of: str
     shown: Callable[[float, float], str]
+    report: Callable[[ConfigDict, str, dict[str, Any]], str]
     setting: Callable[[ConfigDict], str]
     cost: Callable[[ConfigDict, int], int]
     describe: Callable[[Data, int, TrainTask], list[str]]
-    picture: Callable[[ConfigDict, Data, Any, Any, str, Path], None]
+    picture: Callable[[ConfigDict, Data, Any, dict[str, Any], str, Path], None]
+
+
+def mean_and_spread(result: dict[str, Any], measured: str) -> tuple[float, float]:
+    """The mean of a result of results.json, and its standard deviation over seeds or, of one seed, its 95% interval."""
+    return result[measured], result["std" if "std" in result else "ci95"]
+
+
+def first_line(config: ConfigDict, results: dict[str, Any], setting: str) -> str:
+    """The first line of every report: what was measured, after how long, and what stands behind the ±."""
+    spread = "± 95% interval" if config.num_seeds == 1 else f"± standard deviation over {config.num_seeds} seeds"
+    return f"{results['data']}, {setting}, after {results['meta_iters']} meta-iterations ({spread})"
+
+
+def tasks_measured(config: ConfigDict) -> str:
+    """As "1000 tasks of each of 3 seeds"."""
+    of_seeds = f" of each of {config.num_seeds} seeds" if config.num_seeds > 1 else ""
+    return f"{config.eval_samples} tasks{of_seeds}"

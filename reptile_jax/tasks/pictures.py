@@ -10,6 +10,7 @@ from reptile_jax.figures import figure_of
 from reptile_jax.meta.episodes import EvalTask
 
 RIGHT, WRONG = "#2a8c4a", "#c8352b"
+SHADES = ("#c9b458", "#59a5bd", "#0b4f6c")  # of predictions, before the first step, on the way and after the last
 
 
 def few_shot_tasks(
@@ -56,3 +57,35 @@ def _drawing(axes: Any, image: np.ndarray, frame: str, width: float = 0.8) -> No
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(color=frame, linewidth=width)
+
+
+def waves_and_predictions(
+    whole: Any, support: Any, predictions: dict[str, np.ndarray], labels: list[str], title: str, path: Path
+) -> None:
+    """Draws waves side by side, a row of panels for each start; each with the error of its last prediction.
+
+    Args:
+        whole: `sine.Points` [waves, 50], the waves.
+        support: `sine.Points` [waves, shots], what the network adapted to.
+        predictions: [waves, shown, 50], by the start's name: at the inputs of `whole`.
+        labels: [shown], after how many steps.
+        title: what the picture shows.
+        path: PNG to write.
+    """
+    count = len(whole.inputs)
+    figure = figure_of(2.6 * count, 2.2 * len(predictions) + 0.8)
+    figure.suptitle(title, fontsize=11)
+    cells = figure.subplots(len(predictions), count, squeeze=False, sharex=True, sharey=True)
+    for row, (start, of_start) in zip(cells, predictions.items(), strict=True):
+        row[0].set_ylabel(f"{start} weights")
+        for i, axes in enumerate(row):
+            axes.plot(whole.inputs[i], whole.targets[i], color="#9aa5b1", linestyle=":", linewidth=1.6, label="wave")
+            for curve, label, colour in zip(of_start[i], labels, SHADES, strict=False):
+                axes.plot(whole.inputs[i], curve, color=colour, linewidth=1.4, label=label)
+            axes.plot(support.inputs[i], support.targets[i], "o", color=WRONG, markersize=3.5, label="points given")
+            error = np.mean(np.square(of_start[i][-1] - whole.targets[i]))
+            axes.set_title(f"squared error {error:.3f}", fontsize=9)
+            axes.spines[["top", "right"]].set_visible(False)
+    handles, names = cells[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=8)
+    figure.savefig(path, dpi=110)

@@ -124,7 +124,7 @@ def test_default_workdir_output_and_evaluation_mode(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "fields", "message"),
     [
-        ([], {"classes": 1}, "error: classes=1 is not possible: give a whole number from 2 to 2147483647"),
+        ([], {"classes": 1}, "error: classes=1 is not possible: give at least 2"),
         ([], {"data__name": "mnist"}, "error: data.name='mnist' is not possible: give one of omniglot, glyphs"),
         (["--mode=eval"], {}, "error: runs/quickstart holds no checkpoint"),
         (["--mode=eval", "--pretrained=nowhere"], {}, "error: nowhere holds no checkpoint"),

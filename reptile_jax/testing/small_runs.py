@@ -14,7 +14,7 @@ from unittest import mock
 import jax
 import numpy as np
 
-from configs import quickstart
+from configs import quickstart, sinusoid
 from reptile_jax.devices import mesh_of
 from reptile_jax.run import checkpoint, programs
 
@@ -34,6 +34,19 @@ def small(**fields):
         eval_iters=3, eval_samples=12, eval_interval=5, eval_shots=(1, 2), checkpoint_interval=4,
     )  # fmt: skip
     config.update_from_flattened_dict(fields)
+    return config
+
+
+WAVES = {
+    "num_seeds": 2, "meta_iters": 300, "eval_iters": 6, "eval_samples": 12, "eval_interval": 5,
+    "checkpoint_interval": 10,
+}  # fmt: skip
+
+
+def small_waves(**fields):
+    """A run of seconds on sine waves."""
+    config = sinusoid.get_config()
+    config.update_from_flattened_dict(WAVES | {"meta_iters": 12} | fields)
     return config
 
 
