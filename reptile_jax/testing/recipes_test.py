@@ -15,7 +15,7 @@ from reptile_jax.testing.small_runs import MAIN, SMALL
 README = (MAIN.parent / "reptile_jax" / "README.md").read_text()
 BLOCK = re.compile(r"<!-- (file|line): (\S+) -->\n```python\n(.*?)```", re.DOTALL)
 IMPORTS = {
-    "data": "from reptile_jax.data import drawings\nfrom reptile_jax.data.characters import SIZE",
+    "data": "from reptile_jax.data import my_drawings",
     "networks": "from reptile_jax.networks.two_layers import TwoLayers",
 }
 
@@ -56,10 +56,10 @@ def run(copy, *flags):
 def test_a_data_set_is_a_file_a_line_and_a_config(copy):
     characters = glyphs.load()
     np.savez(copy / "mine.npz", images=characters.images[:40], names=np.array(characters.names[:40]))
-    unknown = run(copy, "--config=drawings", "--config.data.dir=mine.npz")
-    assert unknown.returncode != 0 and "drawings" in unknown.stderr
+    unknown = run(copy, "--config=my_drawings", "--config.data.dir=mine.npz")
+    assert unknown.returncode != 0 and "my_drawings" in unknown.stderr
     follow(copy, "Add a data set")
-    done = run(copy, "--config=drawings", "--config.data.dir=mine.npz")
+    done = run(copy, "--config=my_drawings", "--config.data.dir=mine.npz")
     assert done.returncode == 0, done.stderr
     assert json.loads((copy / "run" / "results.json").read_text())["data"] == "my drawings"
 
