@@ -20,6 +20,7 @@ import numpy as np
 from jax import lax, random
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from reptile_jax.config import seeds_of
@@ -63,18 +64,18 @@ def inner_loop_of(config: ConfigDict, source: Source) -> InnerLoop:
     return InnerLoop(loss, inner_optimizer(config.learning_rate, config.sgd), config.weight_decay)
 
 
-def initial_state(config: ConfigDict, seed: int, dtype: jnp.dtype = jnp.float32) -> MetaState:
+def initial_state(config: ConfigDict, seed: int, dtype: DTypeLike = jnp.float32) -> MetaState:
     """Returns one seed's state at meta-iteration 0, its weights drawn from the seed."""
     return _initial_state(config, seed, dtype, jax.jit(network_of(config).init))
 
 
-def _initial_state(config: ConfigDict, seed: int, dtype: jnp.dtype, init: Callable[..., Params]) -> MetaState:
+def _initial_state(config: ConfigDict, seed: int, dtype: DTypeLike, init: Callable[..., Params]) -> MetaState:
     params = init(stream(seed, INITIAL_WEIGHTS), jnp.zeros((1, *kind_of(config).input_shape(config)), dtype))
     opt_state = inner_optimizer(config.learning_rate, config.sgd).init(params)
     return MetaState(params, opt_state, jnp.zeros((), jnp.int32))
 
 
-def initial_states(config: ConfigDict, dtype: jnp.dtype = jnp.float32) -> MetaState:
+def initial_states(config: ConfigDict, dtype: DTypeLike = jnp.float32) -> MetaState:
     """Returns the state of every seed at meta-iteration 0, as host arrays with a leading axis [seeds]."""
     init = jax.jit(network_of(config).init)  # compiled once for all seeds
     states = [_initial_state(config, seed, dtype, init) for seed in seeds_of(config)]
