@@ -139,15 +139,15 @@ def test_wrong_drawings_and_labels(workdir, images, labels, words):
 def test_the_readme_shows_how(tmp_path, monkeypatch, capsys):
     """Its code as it stands, on characters that no weights were trained on."""
     section = (MAIN.parent / "README.md").read_text().partition("## Classes of your own\n")[2]
-    code = textwrap.dedent(re.split(r"\n(?=\S)", section.lstrip("\n"))[0])
+    code = textwrap.dedent(re.search(r"(?m)^    from .*\n(?:    .*\n|\n)*", section)[0])
     first, second = held_out_characters()[:2]
     files = {"a1": first[0], "a2": first[1], "b1": second[0], "b2": second[1]}
     monkeypatch.chdir(tmp_path)
-    for which, label in ((first[2], 0), (second[2], 1)):
+    for which, label in ((first[2], "a"), (second[2], "b")):
         for name, drawing in (files | {"which": which}).items():
             Image.fromarray(255 * np.kron(drawing, np.ones((4, 4), np.uint8))).save(f"{name}.png")
         exec(code, {})
-        assert capsys.readouterr().out == f"[{label}]\n"
+        assert capsys.readouterr().out == f"[{label!r}]\n"
 
 
 def test_the_weights_file_is_the_checkpoint(workdir, file, drawings):

@@ -1,0 +1,92 @@
+"""Shipped weights on drawings of test characters of real Omniglot, redrawn larger, smaller and with other pens."""
+
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from reptile_jax.data import DATA_SETS
+from reptile_jax.data.images import split
+from reptile_jax.data.omniglot_archive import BACKGROUND, EVALUATION
+from reptile_jax.predict.learner import Learner
+
+ARCHIVES = os.environ.get("REPTILE_OMNIGLOT", "")
+CHARACTERS, DRAWINGS, TASKS = 20, 6, 30
+AROUND = [(-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1)]
+
+
+def originals(names):
+    """One-bit images of 105x105, [characters][drawings]."""
+    found = {}
+    for archive in (BACKGROUND, EVALUATION):
+        with zipfile.ZipFile(Path(ARCHIVES, archive.file_name)) as file:
+            for name in names:
+                files = sorted(m for m in file.namelist() if f"/{name}/" in m and m.endswith(".png"))
+                if files:
+                    found[name] = [Image.open(io.BytesIO(file.read(member))) for member in files[:DRAWINGS]]
+    return [found[name] for name in names]
+
+
+def skeleton(ink):
+    """Lines one pixel wide (Zhang and Suen, 1984): bool [height, width]."""
+    lines, before = np.pad(ink, 1).astype(int), None
+    while before is None or (lines != before).any():
+        before = lines.copy()
+        for step in (0, 1):
+            n, ne, e, se, s, sw, w, nw = (np.roll(lines, (-y, -x), (0, 1)) for y, x in AROUND)
+            ring = [n, ne, e, se, s, sw, w, nw, n]
+            count = sum(ring[:8])
+            starts = sum((a == 0) & (b == 1) for a, b in zip(ring, ring[1:], strict=False))
+            open_sides = (n * e * s, e * s * w) if step == 0 else (n * e * w, n * s * w)
+            lines[(count >= 2) & (count <= 6) & (starts == 1) & (open_sides[0] == 0) & (open_sides[1] == 0)] = 0
+    return lines[1:-1, 1:-1].astype(bool)
+
+
+def redrawn(image, size, pen):
+    """The character by another pen, on another canvas."""
+    lines = skeleton(~np.asarray(image))
+    canvas = Image.new("L", (size, size), 255)
+    brush, scale = ImageDraw.Draw(canvas), size / 105
+    for y, x in np.argwhere(lines):
+        here = ((x + 0.5) * scale, (y + 0.5) * scale)
+        brush.circle(here, pen / 2, fill=0)
+        for down, right in AROUND[1:5]:
+            if lines[y + down : y + down + 1, x + right : x + right + 1].any():
+                brush.line([here, (here[0] + right * scale, here[1] + down * scale)], 0, pen)
+    return canvas
+
+
+def accuracy(learner, drawings):
+    """5-way 1-shot, in per cent: the same tasks for all, drawings [characters, drawings, 28, 28]."""
+    rng, right = np.random.default_rng(0), []
+    for _ in range(TASKS):
+        chosen = rng.choice(CHARACTERS, 5, replace=False)
+        one, *others = rng.permutation(DRAWINGS)
+        adapted = learner.adapt(drawings[chosen, one], np.arange(5))
+        right.append(adapted.predict(drawings[chosen][:, others].reshape(-1, 28, 28)) == np.repeat(np.arange(5), 5))
+    return 100 * np.mean(right)
+
+
+@pytest.mark.skipif(not ARCHIVES, reason="REPTILE_OMNIGLOT=DIR, the folder of Omniglot's two archives, is not set")
+def test_the_pen_and_the_size_cost_little():
+    described = DATA_SETS["omniglot"].describe(None)
+    order = split(described, 1200, 0, 0)["test"][:CHARACTERS]
+    images = originals([described.names[i] for i in order])
+    learner = Learner("omniglot_5way")
+
+    def prepared(change, prepare=lambda image: DATA_SETS["omniglot"].prepare(image, None)[..., 0]):
+        return accuracy(learner, np.array([[prepare(change(image)) for image in row] for row in images]))
+
+    def nearest(image):
+        return np.asarray(image.convert("1", dither=Image.Dither.NONE).resize((28, 28)), np.uint8)
+
+    original = prepared(lambda image: image, nearest)
+    assert original > 90
+    assert prepared(lambda image: image) == original  # they are the same pixels
+    for size, pen in ((105, 1), (105, 3), (400, 4), (800, 3), (300, 24)):
+        assert prepared(lambda image, size=size, pen=pen: redrawn(image, size, pen)) > original - 5, (size, pen)
+    assert prepared(lambda image: redrawn(image, 400, 4), nearest) < original - 10, "a check that cannot fail"
