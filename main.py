@@ -80,7 +80,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if asked.mode not in ("parity", "benchmark"):
             raise
-        fail(f"mode={asked.mode} needs {error.name}: pip install -e '.[torch]'")
+        fail(f"mode={asked.mode} needs {error.name}: pip install -e '.[torch]' in a checkout")
     except BrokenPipeError:
         fail("the output was closed by its reader: what the run wrote before is whole, and the same command goes on")
     except OSError as error:

@@ -19,7 +19,9 @@ from reptile_jax.run.checkpoint import CheckpointError
 from reptile_jax.run.pretrained import SHIPPED, name_of
 from reptile_jax.run.weights_file import WeightsError
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+PACKAGE = Path(__file__).parent
+IN_WHEEL = (PACKAGE / "configs").is_dir()
+CONFIGS = (PACKAGE if IN_WHEEL else PACKAGE.parent) / "configs"
 SEVERAL = ("coordinator_address", "num_processes", "process_id")  # flags that need --distributed
 RUNS = ("train", "eval", "parity", "benchmark")
 NEEDED = ("pretrained", "support", "queries")  # flags that mode=predict does nothing without
@@ -199,6 +201,8 @@ def _loaded(file: Path, argument: str, named: str) -> ConfigDict:
         ConfigError: it fails, in whatever way.
     """
     arguments = [argument] if argument else []
+    if IN_WHEEL:  # configs import each other as configs.NAME, and a person's own ones do
+        sys.modules["configs"] = importlib.import_module("reptile_jax.configs")
     try:
         spec = importlib.util.spec_from_file_location("configs.loaded", file)
         if spec is None or spec.loader is None:

@@ -2,9 +2,12 @@
 
 import codecs
 import contextlib
+import importlib.util
 import os
+import runpy
 import signal
 import sys
+from pathlib import Path
 
 from reptile_jax.run.interrupt import stop_signals
 
@@ -17,6 +20,15 @@ def prepare() -> None:
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="plain")  # type: ignore[union-attr]
+
+
+def console() -> None:
+    """Does what the command reptile-jax is: main.py, which a wheel has inside the package and a checkout beside it."""
+    name = "reptile_jax.main"
+    if importlib.util.find_spec(name) is None:
+        name = "main"
+        sys.path.insert(0, str(Path(__file__).parents[1]))
+    runpy.run_module(name, run_name="__main__")
 
 
 def _interrupted_at_once(number: int, _: object) -> None:

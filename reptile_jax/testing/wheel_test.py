@@ -1,0 +1,78 @@
+"""The wheel, built, installed in an environment of its own and used there."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+
+import pytest
+
+from reptile_jax.testing.small_runs import MAIN, SMALL
+
+ROOT = MAIN.parent
+PARTS = ("main.py", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "configs", "reptile_jax")
+
+
+def quietly(*command, cwd, **options):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    source = tmp_path_factory.mktemp("source")
+    for name in (*PARTS, "reptile_torch_ref"):  # a copy, because building leaves files
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, source / name)
+    pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation")
+    quietly(*pip, "--wheel-dir=made", ".", cwd=source)
+    (made,) = (source / "made").glob("*.whl")
+    return made
+
+
+@pytest.fixture(scope="module")
+def scripts(wheel, tmp_path_factory):
+    """The folder of programs of an environment that has the wheel, and what it needs from this one."""
+    folder = tmp_path_factory.mktemp("environment")
+    quietly(sys.executable, "-m", "venv", "--without-pip", "env", cwd=folder)
+    python = folder / "env" / "bin" / "python"
+    install = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index")
+    quietly(*install, wheel, cwd=folder)
+    (site,) = (folder / "env" / "lib").glob("python*/site-packages")
+    (site / "needed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python.parent
+
+
+def test_it_holds_what_runs_and_no_tests(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert not [name for name in names if "_test.py" in name or "/testing/" in name or name.startswith("configs")]
+    for file in (ROOT / "configs").glob("[!_]*.py"):
+        assert f"reptile_jax/configs/{file.name}" in names
+    for needed in ("reptile_jax/main.py", "reptile_jax/results/omniglot_5way/weights.safetensors"):
+        assert needed in names
+    assert not {"reptile_jax/results/tables.py", "reptile_jax/results/__main__.py"} & names
+
+
+def test_the_command_is_the_program(scripts, tmp_path):
+    command = scripts / "reptile-jax"
+    nothing = subprocess.run([command], cwd=tmp_path, capture_output=True, text=True)
+    assert nothing.returncode == 1 and "  reptile-jax --config=quickstart " in nothing.stderr
+    assert "omniglot_5shot_5way " in quietly(command, "--help", cwd=tmp_path)
+    (tmp_path / "own.py").write_text(
+        "from configs import quickstart\ndef get_config():\n return quickstart.get_config()\n"
+    )
+    fields = [f"--config.{name}={value}" for name, value in (SMALL | {"meta_iters": 4}).items()]
+    shown = [quietly(command, f"--config={named}", *fields, cwd=tmp_path) for named in ("quickstart", "own.py")]
+    assert shown[0] == shown[1] and "3-way, after 4 meta-iterations" in shown[0]
+    assert (tmp_path / "runs" / "quickstart" / "results.json").exists()
+    assert quietly(command, "--mode=eval", "--workdir=runs/own", cwd=tmp_path) == shown[0]
+
+
+def test_the_package_is_the_library(scripts, tmp_path):
+    code = "import reptile_jax; print(reptile_jax.__file__, reptile_jax.Learner('omniglot_5way').classes)"
+    file, classes = quietly(scripts / "python", "-c", code, cwd=tmp_path).split()
+    assert file.startswith(str(scripts.parent)) and classes == "5"
