@@ -131,11 +131,12 @@ class Checkpoints:
         return content
 
 
-def find(path: Path) -> tuple[Checkpoints, int]:
+def find(path: Path, quiet: bool = False) -> tuple[Checkpoints, int]:
     """Finds the checkpoint that a path names.
 
     Args:
         path: a workdir, for its newest checkpoint, or one checkpoint, `WORKDIR/checkpoints/ITERATION`.
+        quiet: as for `newest`.
 
     Returns:
         The workdir's checkpoints and the meta-iteration of the one named.
@@ -147,7 +148,7 @@ def find(path: Path) -> tuple[Checkpoints, int]:
         if problem := damage(path):
             raise CheckpointError(f"{path} is damaged, {problem}: name another one")
         return Checkpoints(path.parent.parent), int(path.name)
-    if (latest := newest(path)) is not None:
+    if (latest := newest(path, quiet=quiet)) is not None:
         return Checkpoints(path), latest
     raise CheckpointError(f"{path} holds no checkpoint: name a workdir that was trained in, or one of its {FOLDER}/*")
 

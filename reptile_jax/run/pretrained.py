@@ -111,7 +111,7 @@ def source_of(named: str | Path, workdir: Path) -> str:
     path = _file(named)
     if path is None:
         with together():
-            checkpoints, iteration = checkpoint.find(_existing(named))
+            checkpoints, iteration = checkpoint.find(_existing(named), quiet=True)
         path = checkpoints.path(iteration)
     return named if isinstance(named, str) and path == SHIPPED.get(named) else os.path.relpath(path, workdir)
 
@@ -212,7 +212,7 @@ def same_data(config: ConfigDict, named: str | Path, fingerprint: str) -> None:
         name, before = json.loads(trained["config"])["data"]["name"], trained.get("fingerprint", "")
     else:
         with together():
-            checkpoints, iteration = checkpoint.find(_existing(named))
+            checkpoints, iteration = checkpoint.find(_existing(named), quiet=True)
         name, before = checkpoints.config(iteration).data.name, checkpoints.fingerprint(iteration)
     if name == config.data.name and before and before != fingerprint:
         raise ConfigError(
