@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from parity_tests import measures, trajectory
+from parity_tests import measures, trajectory, waves
 from parity_tests.bridge import Setup
 from parity_tests.released import sides
 
@@ -16,7 +16,7 @@ class Rung(NamedTuple):
         precision: "float64" or "float32".
         tolerance: the largest difference that passes.
         reason: why that much, and not less.
-        measure: the difference, in the setup of that precision; the released code's cases bring their own.
+        measure: the difference, in the setup of that precision; the released code and sine waves bring their own.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Rung(NamedTuple):
 
 
 SUMMATION = "sums in another order; batch norm's division enlarges their rounding about a hundredfold"
+OF_WAVES = [*[(1e-12, "sums in another order")] * 4, (1e-8, "32 steps from untrained weights enlarge rounding")]
 RUNGS = [
     Rung("data", "float64", 0, "pixels are bits", measures.data),
     Rung("each layer", "float64", 1e-9, SUMMATION, measures.layers),
@@ -41,6 +42,10 @@ RUNGS = [
     Rung("predictions", "float64", 0, "labels are whole numbers", measures.predictions),
     Rung("released code, JAX", "float64", 1e-10, SUMMATION, lambda _: sides.worst(sides.by_jax)),
     Rung("released code, torch", "float64", 1e-10, SUMMATION, lambda _: sides.worst(sides.by_torch)),
+    *(
+        Rung(f"sine waves, {name}", "float64", tolerance, reason, lambda _, f=measure: waves.worst(f))
+        for (name, measure), (tolerance, reason) in zip(waves.MEASURES.items(), OF_WAVES, strict=True)
+    ),
     Rung("each layer", "float32", 2e-6, SUMMATION, measures.layers),
     Rung("logits", "float32", 5e-6, SUMMATION, measures.logits),
     Rung("loss", "float32", 2e-6, SUMMATION, measures.loss),

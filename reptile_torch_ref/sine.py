@@ -100,13 +100,16 @@ def train(config: ConfigDict, state: reptile.State, seed: int) -> reptile.State:
     return state
 
 
-def errors_of_task(state: reptile.State, batches: reptile.Task, targets: Tensor, inner: reptile.Inner) -> list[float]:
-    """Adapts to a wave; returns the error on the 50 points, whose values are `targets`, before and after every step."""
-    now, whole, errors = reptile.task_start(state, inner), torch.from_numpy(GRID), []
-    for batch in [None, *batches]:
-        now = now if batch is None else reptile.inner_step(now, *batch, inner)
+def errors_of_task(
+    state: reptile.State, batches: reptile.Task, whole: reptile.Batch, inner: reptile.Inner
+) -> list[float]:
+    """Adapts to a wave; returns the error on the points of the `whole` wave before and after every step."""
+    now = reptile.task_start(state, inner)
+    errors = [float(squared_error(now.params, *whole, inner.network))]
+    for batch in batches:
+        now = reptile.inner_step(now, *batch, inner)
         with torch.no_grad():
-            errors.append(float(squared_error(now.params, whole, targets, inner.network)))
+            errors.append(float(squared_error(now.params, *whole, inner.network)))
     return errors
 
 
@@ -117,8 +120,8 @@ def evaluate(config: ConfigDict, state: reptile.State) -> np.ndarray:
         rng = np.random.default_rng([config.eval_seed, STREAMS["evaluate"], i])
         wave, points = sample_wave(rng), sample_points(config, rng, config.shots)
         order = reptile.orders(rng, len(points), config.eval_batch, config.eval_iters, config.replacement)
-        targets = torch.from_numpy(wave(GRID))
-        errors.append(errors_of_task(state, batches_of(points, wave, order), targets, inner))
+        (whole,) = batches_of(GRID, wave, [np.arange(len(GRID))])
+        errors.append(errors_of_task(state, batches_of(points, wave, order), whole, inner))
     return np.array(errors)
 
 

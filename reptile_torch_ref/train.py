@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
+import torch
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 from torch import Tensor
@@ -79,6 +80,7 @@ def main(config: ConfigDict, init: str = "", weights_file: str = "") -> None:
 
 def train_on_waves(config: ConfigDict, init: str, weights_file: str) -> None:
     """Does on sine waves what `main` does, one seed after the other; weights files are of one seed."""
+    torch.set_num_threads(1)  # the products are too small for two to share
     if config.num_seeds != 1 and (init or weights_file):
         raise ValueError(f"num_seeds={config.num_seeds}: a weights file holds one seed, give num_seeds=1")
     for seed in range(config.seed, config.seed + config.num_seeds):
