@@ -17,7 +17,7 @@ def test_the_table_and_parity_json(tmp_path):
     names = ("shots", "train_shots", "inner_batch", "inner_iters", "meta_batch", "eval_iters")
     fields = [f"--config.{name}={config[name]}" for name in names]
     command = [sys.executable, MAIN, f"--config={MAIN.parent / 'configs' / 'quickstart.py'}", "--mode=parity", *fields]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "runs" / "quickstart" / "parity.json").read_text())
     assert [row["verdict"] for row in results["rungs"]] == ["agrees"] * len(ladder.RUNGS)
