@@ -1,15 +1,18 @@
 """`main.py --mode=benchmark`: this project against the PyTorch reference, on episodes of one sampler."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 from ml_collections import ConfigDict
@@ -21,6 +24,7 @@ from parity_tests.workloads import EVAL_TASKS, Work
 from reptile_jax.config import ConfigError, validate
 from reptile_jax.devices import mesh_of
 from reptile_jax.run.evaluate import label_of
+from reptile_jax.run.programs import network_of
 from reptile_jax.tasks import kind_of
 
 ROUNDS = 7  # times that every measurement is taken, one after the other in turn
@@ -209,12 +213,30 @@ def with_batch(config: ConfigDict, tasks: int) -> ConfigDict:
 def flops(config: ConfigDict) -> float:
     """Floating-point operations of one meta-iteration, those of the network's products alone.
 
-    A product in the forward pass has two in the backward pass, for weights and inputs; the images have no gradient.
+    A product in the forward pass has two in the backward pass, for weights and inputs; the inputs of the network, which
+    the first product has, have no gradient.
     """
-    sizes, channels = (14, 7, 4, 2), (1, 64, 64, 64)
-    layers = [size**2 * 9 * inputs * 64 for size, inputs in zip(sizes, channels, strict=True)]
-    per_image = 2 * (3 * (sum(layers) + 256 * config.classes) - layers[0])
-    return per_image * config.meta_batch * config.inner_iters * config.inner_batch
+    plain = config.copy_and_resolve_references()
+    plain.convolution = "lax"
+    network, one = network_of(plain), jnp.zeros((1, *kind_of(config).input_shape(config)))
+    params = jax.eval_shape(network.init, jax.random.key(0), one)
+    forward = list(products(jax.make_jaxpr(network.apply)(params, one).jaxpr))
+    return (3 * sum(forward) - forward[0]) * config.meta_batch * config.inner_iters * config.inner_batch
+
+
+def products(jaxpr: Any) -> Iterator[int]:
+    """Yields the floating-point operations of every convolution and matrix product of a program, in its order."""
+    for equation in jaxpr.eqns:
+        shapes = [math.prod(x.aval.shape) for x in (*equation.invars, *equation.outvars)]
+        if equation.primitive.name == "conv_general_dilated":  # a kernel [height, width, in, out]
+            yield 2 * shapes[1] * shapes[2] // equation.invars[1].aval.shape[3]
+        elif equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            yield 2 * shapes[2] * math.prod(equation.invars[0].aval.shape[i] for i in contracted)
+        for inner in equation.params.values():
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from products(inner)
 
 
 def training_process(config: ConfigDict) -> dict[str, Any]:

@@ -7,17 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import omniglot_1shot_5way, omniglot_1shot_20way
+from configs import miniimagenet_1shot_5way, omniglot_1shot_5way, omniglot_1shot_20way
 from parity_tests import benchmark
 from reptile_jax.config import ConfigError
+from reptile_jax.networks.mini_imagenet import MiniImageNetClassifier
 from reptile_jax.networks.omniglot import OmniglotClassifier
 from reptile_jax.testing.small_runs import small
 
 
-@pytest.mark.parametrize("module", [omniglot_1shot_5way, omniglot_1shot_20way])
-def test_operations_are_those_that_xla_counts(module):
+@pytest.mark.parametrize(
+    ("module", "network"),
+    [(omniglot_1shot_5way, OmniglotClassifier), (omniglot_1shot_20way, OmniglotClassifier),
+     (miniimagenet_1shot_5way, MiniImageNetClassifier)],
+)  # fmt: skip
+def test_operations_are_those_that_xla_counts(module, network):
     config = module.get_config()
-    network, images = OmniglotClassifier(config.classes), jnp.zeros((config.inner_batch, 28, 28, 1))
+    data = config.data
+    images = jnp.zeros((config.inner_batch, data.size, data.size, data.channels))
+    network = network(config.classes, config.model.filters, "matmul")
     params = jax.eval_shape(network.init, jax.random.key(0), images)
     gradient = jax.jit(jax.grad(lambda params, images: jnp.sum(network.apply(params, images))))
     counted = gradient.lower(params, images).compile().cost_analysis()["flops"]

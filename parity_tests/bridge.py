@@ -37,7 +37,7 @@ class Pixels(NamedTuple):
     """The same classes as each side reads them by its own path: the first training and the first test classes."""
 
     jax: tuple[jax.Array, Classes]  # [1550 * drawings, 28, 28, 1] uint8 and where the classes are
-    torch: Tensor  # [1550 * drawings, 28, 28] uint8
+    torch: Tensor  # [1550 * drawings, 28, 28] uint8; of photographs [..., channels] float64, 0 to 1
     different: int  # drawings that the sides do not have in common, of all of every split
 
 
@@ -58,13 +58,15 @@ class Setup(NamedTuple):
     def inner(self) -> reptile.Inner:
         """The reference's inner optimiser."""
         c = self.config
-        return reptile.Inner(c.learning_rate, c.sgd, c.weight_decay, c.inner_state)
+        return reptile.Inner(c.learning_rate, c.sgd, c.weight_decay, c.inner_state, c.model.name)
 
     @property
     def spec(self) -> compiled.Spec:
         """What the compiled functions are compiled for."""
         c = self.config
-        return compiled.Spec(c.classes, c.sgd, c.learning_rate, c.foml, c.inner_state)
+        return compiled.Spec(
+            c.classes, c.sgd, c.learning_rate, c.foml, c.inner_state, c.data.name, c.model.name, c.model.filters
+        )
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -88,6 +90,8 @@ def setup(config: ConfigDict, dtype: jnp.dtype, start: MetaState | None = None) 
 def load_pixels(data: str, seed: int) -> Pixels:
     """Reads a data set, the config's `data` as JSON, on each side."""
     config = ConfigDict(json.loads(data))
+    if config.name == "images":
+        return photographs(config.size, config.channels)
     held_out = config.validation_classes
     ours = drawings_of(config, seed)
     theirs = torch_data.load(config, seed)
@@ -101,6 +105,23 @@ def load_pixels(data: str, seed: int) -> Pixels:
         torch.cat([getattr(theirs, part)[:size] for part, size in sizes.items()]).flatten(0, 1),
         count,
     )
+
+
+def photographs(size: int, channels: int) -> Pixels:
+    """Makes images of 20 classes, soft ones with noise, for both sides; more classes are these again and again.
+
+    What each side reads from files is compared elsewhere.
+    """
+    rng = np.random.default_rng(0)
+    coarse = rng.random((20, 1, 5, 5, channels)) + 0.5 * rng.random((20, 6, 5, 5, channels))
+    rows = np.arange(size) * 4 / max(size - 1, 1)
+    weights = np.maximum(0, 1 - np.abs(rows[:, None] - np.arange(5)))  # [size, 5], linear between the five
+    smooth = np.einsum("kiabc,ya,xb->kiyxc", coarse, weights, weights) / 1.5
+    pixels = np.clip(255 * smooth + rng.normal(scale=8, size=smooth.shape), 0, 255).astype(np.uint8)
+    classes = jnp.arange(TRAIN_CLASSES + HELD_OUT_CLASSES, dtype=jnp.int32)
+    table = Classes(classes % 20 * 6, jnp.full_like(classes, 6))
+    pixels = pixels.reshape(-1, size, size, channels)
+    return Pixels((jnp.asarray(pixels), table), torch.from_numpy(pixels / torch_data.SCALE["images"]), 0)
 
 
 def drawings_of(data: ConfigDict, seed: int) -> dict[str, np.ndarray]:

@@ -29,6 +29,7 @@ class Case(NamedTuple):
         inner_state: how Adam's second moment and step count pass on.
         weights: "initial", or "trained" for a while by the JAX program.
         seed: of the weights, the split and the episodes.
+        network: `model.name`; Mini-ImageNet's has photographs of 20x20 and 8 filters, or is as "released".
     """
 
     algorithm: str
@@ -39,12 +40,23 @@ class Case(NamedTuple):
     inner_state: str
     weights: str
     seed: int
+    network: str = "omniglot"
 
     def __str__(self) -> str:
         """As a test's name."""
         way, decay, seed = f"{self.ways}-way", f"decay {self.weight_decay:g}", f"seed {self.seed}"
         return ", ".join(
-            [self.algorithm, self.optimizer, self.batches, way, decay, self.inner_state, self.weights, seed]
+            [
+                self.algorithm,
+                self.optimizer,
+                self.batches,
+                way,
+                decay,
+                self.inner_state,
+                self.weights,
+                seed,
+                self.network,
+            ]
         )
 
 
@@ -57,23 +69,26 @@ VALUES = Case(
     ("averaged", "sequential", "reset"),
     ("initial", "trained"),
     (0, 1, 2),
+    ("omniglot", "miniimagenet"),
 )  # type: ignore[arg-type]
 
 BASE = Case("reptile", "adam", "cycling", 5, 1.0, "averaged", "initial", 0)  # as the published runs
 TRAINED = BASE._replace(weights="trained")
 SGD = BASE._replace(optimizer="sgd", weight_decay=0.97)
+POOLED = BASE._replace(network="miniimagenet")
+RELEASED = BASE._replace(network="released miniimagenet")  # 84x84x3 and 32 filters
 
 CASES = [
-    Case("reptile", "adam", "cycling", 5, 0.97, "averaged", "initial", 1),
+    Case("reptile", "adam", "cycling", 5, 0.97, "averaged", "initial", 1, "miniimagenet"),
     Case("reptile", "adam", "cycling", 20, 1.0, "sequential", "trained", 2),
     Case("reptile", "sgd", "replacement", 5, 1.0, "averaged", "trained", 0),
     Case("reptile", "sgd", "cycling", 20, 1.0, "reset", "trained", 1),
     Case("foml", "adam", "cycling", 5, 0.97, "sequential", "initial", 1),
-    Case("foml", "adam", "replacement", 5, 0.97, "reset", "trained", 2),
-    Case("foml", "sgd", "cycling", 20, 1.0, "sequential", "initial", 0),
+    Case("foml", "adam", "replacement", 5, 0.97, "reset", "trained", 2, "miniimagenet"),
+    Case("foml", "sgd", "cycling", 20, 1.0, "sequential", "initial", 0, "miniimagenet"),
     Case("foml", "sgd", "replacement", 5, 0.97, "averaged", "trained", 2),
     Case("foml_tail", "adam", "cycling", 20, 0.97, "reset", "initial", 0),
-    Case("foml_tail", "adam", "replacement", 20, 1.0, "averaged", "trained", 1),
+    Case("foml_tail", "adam", "replacement", 20, 1.0, "averaged", "trained", 1, "miniimagenet"),
     Case("foml_tail", "sgd", "replacement", 5, 0.97, "sequential", "initial", 2),
 ]
 
@@ -96,6 +111,12 @@ def config_of(case: Case, data: str = "glyphs", archives: str = "", data_dir: st
     config = default.get_config()
     config.seed = case.seed
     config.data.name, config.data.archives, config.data.dir = data, archives, data_dir
+    if "miniimagenet" in case.network:
+        config.data.name, config.data.rotations = "images", False
+        config.data.size, config.data.channels, config.model.filters = 20, 3, 8
+        config.model.name = "miniimagenet"
+    if case.network.startswith("released"):
+        config.data.size, config.model.filters = 84, 32
     config.classes = case.ways
     config.shots = 1
     config.train_shots = 3
@@ -120,7 +141,7 @@ def setup_of(case: Case, dtype: str, **data: str) -> bridge.Setup:
     config = config_of(case, **data)
     if case.weights == "initial":
         return bridge.setup(config, jnp.dtype(dtype))
-    start = trained(case.ways)
+    start = trained(case.ways, case.network)
     if config.sgd or config.inner_state == "reset":  # the weights alone
         empty = jax.eval_shape(lambda: initial_state(config, config.seed, jnp.dtype(dtype))).opt_state
         start = start._replace(opt_state=jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), empty))
@@ -129,9 +150,9 @@ def setup_of(case: Case, dtype: str, **data: str) -> bridge.Setup:
 
 
 @cache
-def trained(ways: int) -> MetaState:
-    """Trains on glyphs for a while, in float32, by the JAX program; every kind of case starts from these weights."""
+def trained(ways: int, network: str) -> MetaState:
+    """Trains for a while, in float32, by the JAX program; every kind of case starts from these weights."""
     with jax.enable_x64(False):
-        setup = bridge.setup(config_of(BASE._replace(ways=ways)), jnp.dtype("float32"))
+        setup = bridge.setup(config_of(BASE._replace(ways=ways, network=network)), jnp.dtype("float32"))
         state = compiled.train(setup.config, setup.start, setup.pixels.jax, bridge.POOLS["train"], TRAINED_FOR)
         return jax.tree.map(np.asarray, state)

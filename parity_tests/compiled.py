@@ -21,13 +21,13 @@ from reptile_jax.meta.inner_loop import InnerLoop, OptState, Params, inner_loop,
 from reptile_jax.meta.inner_loop import summed_loss as loss_of
 from reptile_jax.meta.protocols import Predictions
 from reptile_jax.meta.reptile import MetaState, meta_update, task_delta
+from reptile_jax.networks import NETWORKS
 from reptile_jax.networks.layers import batch_norm_relu, conv3x3_stride2
-from reptile_jax.networks.omniglot import OmniglotClassifier
+from reptile_jax.networks.pooled import conv_norm_pool_relu
+from reptile_jax.networks.pooled_images import images_norm_pool_relu
 from reptile_jax.run.programs import eval_program, sample_meta_batch, train_program
 from reptile_jax.tasks import images
 from reptile_jax.tasks.images import Source
-
-OMNIGLOT = ConfigDict({"data": {"name": "omniglot"}})  # what tells how pixels become numbers
 
 
 class Spec(NamedTuple):
@@ -38,10 +38,28 @@ class Spec(NamedTuple):
     learning_rate: float
     foml: bool
     inner_state: str
+    data: str = "omniglot"
+    network: str = "omniglot"
+    filters: int = 64
+
+    @property
+    def config(self) -> ConfigDict:
+        """What tells how pixels become numbers."""
+        return ConfigDict({"data": {"name": self.data}})
+
+    @property
+    def apply(self) -> Callable[..., Any]:
+        """The network."""
+        return NETWORKS[self.network](self.classes, self.filters, "auto").apply
+
+    @property
+    def without_training(self) -> "Spec":
+        """The same for all that differ in training alone."""
+        return self._replace(sgd=True, learning_rate=0.0, foml=False, inner_state="")
 
     def loop(self, weight_decay: jax.Array, data: Source) -> InnerLoop:
         """Returns what the inner loops share."""
-        loss = images.loss(OMNIGLOT, OmniglotClassifier(self.classes).apply, data)
+        loss = images.loss(self.config, self.apply, data)
         return InnerLoop(loss, inner_optimizer(self.learning_rate, self.sgd), weight_decay)
 
 
@@ -69,9 +87,18 @@ def norm(x: jax.Array, scale: jax.Array, bias: jax.Array, grad: jax.Array) -> tu
 
 
 @partial(jax.jit, static_argnums=0)
-def _forward(classes: int, weight_decay: jax.Array, params: Params, examples: Examples, data: Source) -> Forward:
-    apply = OmniglotClassifier(classes).apply
-    inputs = images.images_of(OMNIGLOT, data[0], weight_decay.dtype)(examples.rows)
+def pooled(
+    images: bool, x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array, grad: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Convolution, batch norm, pooling and ReLU, as for `images` or not, and their gradients."""
+    y, pull = jax.vjp(images_norm_pool_relu if images else conv_norm_pool_relu, x, kernel, scale, bias)
+    return y, pull(grad)
+
+
+@partial(jax.jit, static_argnums=0)
+def _forward(spec: Spec, weight_decay: jax.Array, params: Params, examples: Examples, data: Source) -> Forward:
+    apply = spec.apply
+    inputs = images.images_of(spec.config, data[0], weight_decay.dtype)(examples.rows)
     params = jax.tree.map(lambda p: p * weight_decay, params)
     logits, captured = apply(params, inputs, capture_intermediates=True, mutable=["intermediates"])
     loss, gradients = jax.value_and_grad(partial(loss_of, apply))(params, inputs, examples.labels)
@@ -81,7 +108,7 @@ def _forward(classes: int, weight_decay: jax.Array, params: Params, examples: Ex
 
 def forward(spec: Spec, weight_decay: jax.Array, params: Params, examples: Examples, data: Source) -> Forward:
     """Logits, loss and gradients of one mini-batch [batch], at the weights times `weight_decay`."""
-    return _forward(spec.classes, weight_decay, params, examples, data)
+    return _forward(spec.without_training, weight_decay, params, examples, data)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -136,16 +163,15 @@ def task_start(spec: Spec, state: MetaState) -> OptState:
 
 
 @partial(jax.jit, static_argnums=0)
-def _predict(classes: int, params: Params, task: EvalTask, data: Source) -> Predictions:
-    loop = Spec(classes, True, 0.0, False, "").loop(jnp.ones(()), data)
-    apply = OmniglotClassifier(classes).apply
-    return images.evaluate(OMNIGLOT, apply, loop, data, params, loop.optimizer.init(params), task)
+def _predict(spec: Spec, params: Params, task: EvalTask, data: Source) -> Predictions:
+    loop = spec.loop(jnp.ones(()), data)
+    return images.evaluate(spec.config, spec.apply, loop, data, params, loop.optimizer.init(params), task)
 
 
 def predict(spec: Spec, adapted: MetaState, task: EvalTask, data: Source) -> Predictions:
     """Classifies one task's queries with weights adapted already: no mini-batch is left."""
     done = Examples(*(x[:0] for x in task.batches))
-    return _predict(spec.classes, adapted.params, task._replace(batches=done), data)
+    return _predict(spec.without_training, adapted.params, task._replace(batches=done), data)
 
 
 @cache

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torchvision import transforms
 
 from parity_tests import bridge
-from parity_tests.cases import BASE, SGD, TRAINED, Case, setup_of
+from parity_tests.cases import BASE, POOLED, SGD, TRAINED, Case, setup_of
 from parity_tests.ladder import RUNGS
 from parity_tests.measures import precision
 from reptile_torch_ref import model, reptile
@@ -45,7 +45,7 @@ def symmetric_padding(patch: Patch) -> None:
 
 def channel_order_flatten(patch: Patch) -> None:
     honest, order = reptile.logits, torch.arange(256).reshape(64, 2, 2).permute(1, 2, 0).flatten()
-    patch.setattr(reptile, "logits", lambda w, x: honest({**w, "dense/kernel": w["dense/kernel"][:, order]}, x))
+    patch.setattr(reptile, "logits", lambda w, *rest: honest({**w, "dense/kernel": w["dense/kernel"][:, order]}, *rest))
 
 
 def mean_for_summed_loss(patch: Patch) -> None:
@@ -56,9 +56,9 @@ def mean_for_summed_loss(patch: Patch) -> None:
 def l2_for_factor_decay(patch: Patch) -> None:
     honest, step, weights = reptile.logits, reptile.inner_step, []
 
-    def logits(params, images):
+    def logits(params, *rest):
         weights[:] = params.values()
-        return honest(params, images)
+        return honest(params, *rest)
 
     def inner_step(state, images, labels, inner):
         strength = (1 - inner.weight_decay) / inner.learning_rate
@@ -142,6 +142,51 @@ def running_averages(patch: Patch) -> None:
     patch.setattr(F, "batch_norm", batch_norm)
 
 
+def pooling_that_ignores_the_sign(patch: Patch) -> None:
+    """The maximum before the norm, by the statistics of all values, where the scale is negative too."""
+
+    def block(x, kernel, scale, shift):
+        y = F.conv2d(x, kernel, padding=1)
+        mean, variance = y.mean((0, 2, 3)), y.var((0, 2, 3), correction=0)
+        factor = scale / (variance + model.NORM_EPSILON).sqrt()
+        y = F.max_pool2d(y, 2, ceil_mode=True)
+        return F.relu((y - mean[:, None, None]) * factor[:, None, None] + shift[:, None, None])
+
+    patch.setitem(model.BLOCKS, "miniimagenet", block)
+
+
+def norm_of_pooled_values(patch: Patch) -> None:
+    def block(x, kernel, scale, shift):
+        y = F.max_pool2d(F.conv2d(x, kernel, padding=1), 2, ceil_mode=True)
+        return F.relu(model.batch_norm(y, scale, shift))
+
+    patch.setitem(model.BLOCKS, "miniimagenet", block)
+
+
+def pooling(patch: Patch, pool: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    patch.setattr(F, "max_pool2d", lambda x, size, ceil_mode: pool(x))
+
+
+def valid_pooling(patch: Patch) -> None:
+    """Leaves the last row and column of an odd size out; the output keeps its size, so that it can be compared."""
+    honest = F.max_pool2d
+
+    def pool(x):
+        y = honest(x, 2)
+        return F.pad(y, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+
+    pooling(patch, pool)
+
+
+def average_for_maximum(patch: Patch) -> None:
+    pooling(patch, lambda x: F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False))
+
+
+def padding_before(patch: Patch) -> None:
+    honest = F.max_pool2d
+    pooling(patch, lambda x: honest(F.pad(x, (x.shape[3] % 2, 0, x.shape[2] % 2, 0), value=-torch.inf), 2))
+
+
 def query_without_support(patch: Patch) -> None:
     honest = reptile.evaluate_task
     patch.setattr(
@@ -159,6 +204,11 @@ CONTROLS = [
     Control(clockwise_rotation, BASE, "data"),
     Control(wrong_norm_epsilon, BASE, "each layer", "logits"),
     Control(symmetric_padding, BASE, "each layer", "each layer"),
+    Control(pooling_that_ignores_the_sign, POOLED, "each layer", "each layer"),
+    Control(norm_of_pooled_values, POOLED, "logits", "logits"),
+    Control(valid_pooling, POOLED, "logits", "logits"),
+    Control(average_for_maximum, POOLED, "logits", "logits"),
+    Control(padding_before, POOLED, "logits", "logits"),
     Control(channel_order_flatten, BASE, "logits", "logits"),
     Control(mean_for_summed_loss, SGD, "one optimiser step", "inner steps"),
     Control(l2_for_factor_decay, SGD, "one optimiser step", "inner steps"),

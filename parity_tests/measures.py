@@ -33,6 +33,8 @@ def data(setup: Setup) -> float:
 
 def layers(setup: Setup) -> float:
     """Worst of outputs and gradients of every convolution and every batch norm with ReLU, on random inputs."""
+    if setup.config.model.name == "miniimagenet":
+        return pooled_layers(setup)
     rng, worst = np.random.default_rng(0), 0.0
     params = setup.start.params["params"]
     for i, size in enumerate((28, 14, 7, 4)):
@@ -55,13 +57,36 @@ def layers(setup: Setup) -> float:
     return worst
 
 
+def pooled_layers(setup: Setup) -> float:
+    """The same of every convolution with batch norm, pooling and ReLU; scales of both signs."""
+    rng, worst, size = np.random.default_rng(0), 0.0, setup.config.data.size
+    params = setup.start.params["params"]
+    for i in range(4):
+        kernel = np.asarray(params[f"conv_{i}"]["kernel"])
+        ins, outs, after = kernel.shape[2], kernel.shape[3], (size + 1) // 2
+        x, grad, scale, bias = (
+            rng.normal(size=shape).astype(kernel.dtype)
+            for shape in ((4, size, size, ins), (4, after, after, outs), (outs,), (outs,))
+        )
+        leaves = [_leaf(x, (0, 3, 1, 2)), _leaf(kernel, (3, 2, 0, 1)), _leaf(scale), _leaf(bias)]
+        theirs = model.BLOCKS["miniimagenet"](*leaves)
+        for images in (False, True) if size % 2 == 0 else (False,):
+            y, gradients = compiled.pooled(images, x, kernel, scale, bias, grad)
+            worst = max(worst, _layer((y, *gradients), theirs, leaves, grad))
+        size = after
+    return worst
+
+
 def _leaf(x: np.ndarray, axes: tuple[int, ...] = (0,)) -> torch.Tensor:
     return torch.from_numpy(x.transpose(axes).copy()).requires_grad_()
 
 
 def _layer(ours: tuple[jax.Array, ...], y: torch.Tensor, leaves: list[torch.Tensor], grad: np.ndarray) -> float:
     """Worst of a layer's output and gradients; `y` and `leaves` in PyTorch's layouts."""
-    theirs = [y, *torch.autograd.grad(y, leaves, torch.from_numpy(grad.transpose(0, 3, 1, 2).copy()))]
+    theirs = [
+        y,
+        *torch.autograd.grad(y, leaves, torch.from_numpy(grad.transpose(0, 3, 1, 2).copy()), retain_graph=True),
+    ]
     axes = {4: (0, 2, 3, 1), 1: (0,)}
     if leaves[1].ndim == 4:  # a kernel, and not a scale
         theirs[2] = theirs[2].permute(2, 3, 1, 0).permute(0, 3, 1, 2)
@@ -82,7 +107,7 @@ def _forward(setup: Setup) -> tuple[compiled.Forward, compiled.Forward]:
     ours = compiled.forward(setup.spec, one, setup.start.params, examples, setup.pixels.jax)
     images, labels = bridge.batch(examples, setup.pixels.torch)
     leaves = {name: w.requires_grad_() for name, w in bridge.to_torch(setup.start).params.items()}
-    outputs = reptile.logits(leaves, images)
+    outputs = reptile.logits(leaves, images, setup.inner.network)
     total = reptile.F.cross_entropy(outputs, labels, reduction="sum")
     named = dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
     return ours, compiled.Forward(outputs.detach().numpy(), total.detach().numpy(), named, [])

@@ -11,6 +11,7 @@ from jax import lax, random
 from ml_collections import ConfigDict
 
 from parity_tests import bridge
+from reptile_jax.data import DATA_SETS
 from reptile_jax.devices import at_once, mesh_of, put
 from reptile_jax.meta.episodes import Pool, TrainTask
 from reptile_jax.meta.inner_loop import InnerLoop
@@ -96,12 +97,12 @@ def first_seed(data: Data) -> Source:
 
 def training_torch(config: ConfigDict, data: Data) -> Work:
     """Meta-iterations of the PyTorch reference, on the episodes that the training program samples first."""
-    drawings = torch.from_numpy(np.array(data.source[0][..., 0]))
-    tasks = []
+    tasks, pixels, scale = [], torch.from_numpy(np.array(data.source[0])), DATA_SETS[config.data.name].scale
     for i in range(EPISODES):
         numbers = jnp.arange(config.meta_batch)
         sampled = sample_meta_batch(config, config.seed, i, first_seed(data), data.pools["train"], numbers)
-        tasks.append(bridge.train_tasks(sampled, drawings))
+        made = bridge.train_tasks(sampled, pixels)
+        tasks.append([[(images / scale, labels) for images, labels in batches] for batches in made])
     state, inner = torch_state(config), inner_of(config)
 
     def work(amount: int) -> None:
@@ -143,11 +144,13 @@ def curve(config: ConfigDict, data: Data) -> Work:
 
 def evaluation_torch(config: ConfigDict, data: Data) -> Work:
     """The same on the PyTorch reference, the same tasks."""
-    drawings = torch.from_numpy(np.array(data.source[0][..., 0]))
-    mesh = mesh_of(config)
+    pixels, scale, mesh = torch.from_numpy(np.array(data.source[0])), DATA_SETS[config.data.name].scale, mesh_of(config)
     program, states = eval_program(config, mesh, config.shots), put(mesh, initial_states(config))
     sampled, _ = program(states, data.source, *eval_arguments(config, data))
-    tasks = bridge.eval_tasks(jax.tree.map(lambda x: x[0], sampled), drawings)
+    tasks = [
+        ([(images / scale, labels) for images, labels in batches], support / scale, queries / scale)
+        for batches, support, queries in bridge.eval_tasks(jax.tree.map(lambda x: x[0], sampled), pixels)
+    ]
     state, inner = torch_state(config), inner_of(config)
 
     def work(amount: int) -> None:
@@ -171,7 +174,7 @@ def torch_state(config: ConfigDict) -> reptile.State:
 
 def inner_of(config: ConfigDict) -> reptile.Inner:
     """The reference's inner optimiser."""
-    return reptile.Inner(config.learning_rate, config.sgd, config.weight_decay, config.inner_state)
+    return reptile.Inner(config.learning_rate, config.sgd, config.weight_decay, config.inner_state, config.model.name)
 
 
 def products(size: int) -> Work:
