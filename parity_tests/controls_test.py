@@ -204,7 +204,7 @@ CONTROLS = [
     Control(clockwise_rotation, BASE, "data"),
     Control(wrong_norm_epsilon, BASE, "each layer", "logits"),
     Control(symmetric_padding, BASE, "each layer", "each layer"),
-    Control(pooling_that_ignores_the_sign, POOLED, "each layer", "each layer"),
+    Control(pooling_that_ignores_the_sign, POOLED, "each layer"),
     Control(norm_of_pooled_values, POOLED, "logits", "logits"),
     Control(valid_pooling, POOLED, "logits", "logits"),
     Control(average_for_maximum, POOLED, "logits", "logits"),

@@ -69,6 +69,8 @@ def mini_imagenet_block(x: Tensor, kernel: Tensor, scale: Tensor, shift: Tensor)
 
 
 BLOCKS = {"omniglot": omniglot_block, "miniimagenet": mini_imagenet_block}
+# How images lie in memory; with its channels last Mini-ImageNet's network is faster on a CPU.
+MEMORY = {"omniglot": torch.contiguous_format, "miniimagenet": torch.channels_last}
 
 
 def logits(weights: Weights, images: Tensor, network: str = "omniglot") -> Tensor:
@@ -78,7 +80,7 @@ def logits(weights: Weights, images: Tensor, network: str = "omniglot") -> Tenso
     with ink 0 and paper 1 for "omniglot", 84x84x3 from 0 to 1 for "miniimagenet".
     """
     x = images if images.ndim == 4 else images[..., None]
-    x = x.to(weights["dense/kernel"].dtype).permute(0, 3, 1, 2)  # a view: channels stay last in memory, which is faster
+    x = x.to(weights["dense/kernel"].dtype).permute(0, 3, 1, 2).clone(memory_format=MEMORY[network])
     for i in range(4):
         x = BLOCKS[network](x, weights[f"conv_{i}/kernel"], weights[f"norm_{i}/scale"], weights[f"norm_{i}/bias"])
     x = x.permute(0, 2, 3, 1).flatten(1)  # height, width, channel: the rows of an NHWC framework's dense kernel
