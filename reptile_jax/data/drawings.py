@@ -1,4 +1,4 @@
-"""A person's own drawing as Omniglot's are prepared: 28x28 pixels of ink and paper, the pen about as wide as theirs."""
+"""A person's own drawing as Omniglot's are prepared: 28x28 pixels of ink and paper, a pen about as wide as theirs."""
 
 import numpy as np
 from PIL import Image
@@ -8,16 +8,16 @@ from reptile_jax.data.prepared import upright
 
 CANVAS = 105  # pixels, height and width of Omniglot's originals, whose every 3.75th pixel is taken
 PEN = 5.5  # pixels of the canvas: the width of Omniglot's pen, as `_pen` measures it
-THIN = 4.5  # pixels of the canvas: a thinner pen is thickened, because the pixels that are taken would miss its lines
+THIN, THICK = 4.0, 7.5  # pixels of the canvas: 99.7 % of Omniglot's pens are between, and left as they are
 
 
 def prepare_drawing(image: Image.Image) -> np.ndarray:
     """Prepares one drawing, dark on light or light on dark.
 
     Grey, on white where it is transparent; split into ink and paper by Otsu's threshold, paper being what there is more
-    of; filled up with paper to a square; reduced to Omniglot's 105x105, where a pen that is too thin is thickened; and
-    every 3.75th pixel taken, as of Omniglot. A one-bit drawing of 105x105 gives what Omniglot's preparation does, one
-    of 28x28 stays.
+    of; filled up with paper to a square; reduced to Omniglot's 105x105, where a pen that is too thin or too thick gets
+    the width of Omniglot's; and every 3.75th pixel taken, as of Omniglot. A one-bit drawing of 105x105 with such a pen
+    gives what Omniglot's preparation does, one of 28x28 stays.
 
     Args:
         image: of any mode and size.
@@ -42,12 +42,14 @@ def prepare_drawing(image: Image.Image) -> np.ndarray:
 
 
 def _reduced(ink: np.ndarray) -> np.ndarray:
-    """Reduces a square of ink to the canvas, and thickens a pen that is thinner than Omniglot's."""
+    """Reduces a square of ink to the canvas, and gives a pen that is far thinner or thicker the width of Omniglot's."""
     if len(ink) != CANVAS:
         share = np.asarray(Image.fromarray(np.uint8(255) * ink).resize((CANVAS, CANVAS), Image.Resampling.BOX))
         # Where any ink makes ink, a line becomes a pixel wider, and none is lost.
-        ink = share > 0 if _pen(ink) * CANVAS < THIN / 2 * len(ink) else share >= 128
-    return _thickened(ink, (PEN - _pen(ink)) / 2) if _pen(ink) < THIN else ink
+        ink = share > 0 if _pen(ink) * CANVAS < PEN / 2 * len(ink) else share >= 128
+    if _pen(ink) < THIN:
+        return _thickened(ink, (PEN - _pen(ink)) / 2)
+    return ~_thickened(~ink, (_pen(ink) - PEN) / 2) if _pen(ink) > THICK else ink
 
 
 def _pen(ink: np.ndarray) -> float:

@@ -1,6 +1,7 @@
 """Shipped weights on drawings of test characters of real Omniglot, redrawn larger, smaller and with other pens."""
 
 import io
+import itertools
 import os
 import zipfile
 from pathlib import Path
@@ -40,7 +41,7 @@ def skeleton(ink):
             n, ne, e, se, s, sw, w, nw = (np.roll(lines, (-y, -x), (0, 1)) for y, x in AROUND)
             ring = [n, ne, e, se, s, sw, w, nw, n]
             count = sum(ring[:8])
-            starts = sum((a == 0) & (b == 1) for a, b in zip(ring, ring[1:], strict=False))
+            starts = sum((a == 0) & (b == 1) for a, b in itertools.pairwise(ring))
             open_sides = (n * e * s, e * s * w) if step == 0 else (n * e * w, n * s * w)
             lines[(count >= 2) & (count <= 6) & (starts == 1) & (open_sides[0] == 0) & (open_sides[1] == 0)] = 0
     return lines[1:-1, 1:-1].astype(bool)
@@ -86,7 +87,9 @@ def test_the_pen_and_the_size_cost_little():
 
     original = prepared(lambda image: image, nearest)
     assert original > 90
-    assert prepared(lambda image: image) == original  # they are the same pixels
-    for size, pen in ((105, 1), (105, 3), (400, 4), (800, 3), (300, 24)):
-        assert prepared(lambda image, size=size, pen=pen: redrawn(image, size, pen)) > original - 5, (size, pen)
+    assert abs(prepared(lambda image: image) - original) < 1  # nearly all are the same pixels
+    for size, pen in ((105, 1), (105, 3), (600, 6), (1200, 4), (300, 24)):
+        redrawn_ones = prepared(lambda image, size=size, pen=pen: redrawn(image, size, pen))
+        print(f"pen of {pen} in {size}: {redrawn_ones:.1f} %, original {original:.1f} %")
+        assert redrawn_ones > original - 3
     assert prepared(lambda image: redrawn(image, 400, 4), nearest) < original - 10, "a check that cannot fail"

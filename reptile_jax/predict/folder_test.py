@@ -91,16 +91,14 @@ def by_hand(named, support, labels, queries, outputs):
     def loss(phi, images, labels):
         return -jnp.sum(jnp.log(jax.nn.softmax(apply(phi, images)))[jnp.arange(len(labels)), labels])
 
+    rate = np.float32(config.learning_rate)
     order = mini_batches(random.key(0), jnp.arange(len(labels)), config.eval_batch, config.eval_iters, False)
     for rows in np.asarray(order):
         gradient = jax.jit(jax.grad(loss))(phi, support[rows], labels[rows])
         t = t + 1
         v = jax.tree.map(lambda v, g: np.float32(0.999) * v + np.float32(0.001) * g * g, v, gradient)
-        correction = np.float32(1 - 0.999 ** int(t))
-        phi = jax.tree.map(
-            lambda p, g, v: p - np.float32(config.learning_rate) * g / (np.sqrt(v / correction) + np.float32(1e-8)),
-            phi, gradient, v,
-        )  # fmt: skip
+        unbiased = jax.tree.map(lambda v, t=t: np.sqrt(v / np.float32(1 - 0.999 ** int(t))) + np.float32(1e-8), v)
+        phi = jax.tree.map(lambda p, g, root: p - rate * g / root, phi, gradient, unbiased)
     logits = np.stack([apply(phi, jnp.concatenate([support, query[None]]))[-1] for query in queries])[:, :outputs]
     return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
 
@@ -115,8 +113,8 @@ def test_every_output_is_what_a_plain_loop_and_the_learner_give(place, weights):
 
     found = [sorted((place / "queries").glob("*_*")), sorted((place / "queries" / "more").rglob("*.*"))]
     queries = [file for files in found for file in files]
-    support = [sorted((place / "support" / name).iterdir()) for name in ("apple, green", "bür", "cat")]
-    shown, taught = prepared(sum(support, [])), np.repeat([0, 1, 2], 3)
+    support = sorted((place / "support").rglob("*.*"))
+    shown, taught = prepared(support), np.repeat([0, 1, 2], 3)
     expected = by_hand(weights, shown, taught, prepared(queries), 3)
     assert np.abs(expected - by_hand(weights, shown, taught[::-1], prepared(queries), 3)).max() > 0.02
     names = np.array(["apple, green", "bür", "cat"])
