@@ -4,7 +4,7 @@
     python -m reptile_jax.results WORKDIR    # keeps the run of a workdir first, under its name
 
 A kept run is its config.json, its results.json and its metrics.jsonl, thinned to means over equal parts; those whose
-weights are shipped have a weights file and tasks.png, too.
+weights are shipped have a weights file, too, and some have pictures.
 """
 
 import importlib
@@ -29,7 +29,14 @@ README = Path(__file__).parents[2] / "README.md"
 RESULTS = Path(__file__).parent
 ROWS = 100  # of a kept run's metrics
 WINDOW = 10  # rows that a point of the plots is the mean of
-WITH_WEIGHTS = ("omniglot_5way", "omniglot_20way")  # runs whose weights and task pictures are kept, too
+WITH_WEIGHTS = ("omniglot_5way", "omniglot_20way")  # runs whose weights are kept, too
+PICTURES = dict.fromkeys(WITH_WEIGHTS, ("tasks.png",)) | {"sinusoid": ("tasks.png", "learning_curve.png")}
+
+WAVES = {  # runs on sine waves: config and title
+    "sinusoid": ("sinusoid", "Reptile"),
+    "sinusoid_foml": ("sinusoid", "first-order MAML"),
+    "sinusoid_relu": ("sinusoid_relu", "Reptile, ReLU"),
+}
 
 # In per cent, of the paper's table 2 and of four re-runs of its released code: (classes, protocol, shots) -> both.
 PUBLISHED = {
@@ -102,17 +109,18 @@ def keep(workdir: Path) -> None:
         ValueError: it was evaluated by another config than it has.
     """
     folder = RESULTS / workdir.name
-    measured = json.loads((workdir / "results.json").read_text())["test"]["inductive"]
+    measured = json.loads((workdir / "results.json").read_text())["test"]
     samples = saved_config.read(workdir, default.get_config()).eval_samples
-    for result in measured.values():
+    for result in (result for by_shots in measured.values() for result in by_shots.values()):
         for of_seed in result.get("seeds", {"": result}).values():
             if of_seed["tasks"] != samples:
                 raise ValueError(f"{workdir}: {of_seed['tasks']} tasks were evaluated, and eval_samples={samples}")
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "results.json"):
         shutil.copy(workdir / name, folder / name)
+    for picture in PICTURES.get(workdir.name, ()):
+        shutil.copy(workdir / picture, folder / picture)
     if workdir.name in WITH_WEIGHTS:
-        shutil.copy(workdir / "tasks.png", folder / "tasks.png")
         export(workdir, folder / "weights.safetensors")
     rows = thinned(read_rows(workdir / "metrics.jsonl"), ROWS)
     replace_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
@@ -178,7 +186,30 @@ def combinations_table() -> str:
     return _table(["gradients", "paper, 40,000 meta-iterations", "here", *FACTS], rows)
 
 
-TABLES = {"results": results_table, "seeds": seeds_table, "foml": foml_table, "combinations": combinations_table}
+def waves_table() -> str:
+    """Errors on sine waves, of Reptile, first-order MAML and no meta-learning."""
+    rows = []
+    for name, (file, title) in WAVES.items():
+        run = kept(name)
+        rows.append([title, *_errors(run.results), run.command(file)])
+        if title.startswith("Reptile"):
+            rows.append([title.replace("Reptile", "untrained"), *_errors(run.results["untrained"]), ""])
+    steps = kept(next(iter(WAVES))).results["test"]
+    return _table(["mean squared error", *steps, "command"], rows)
+
+
+def _errors(results: dict[str, Any]) -> list[str]:
+    cells = (by_shots["10"] for by_shots in results["test"].values())
+    return [f"{each['squared_error']:.3f} ± {each['std']:.3f}" for each in cells]
+
+
+TABLES = {
+    "waves": waves_table,
+    "results": results_table,
+    "seeds": seeds_table,
+    "foml": foml_table,
+    "combinations": combinations_table,
+}
 
 
 FIGURES = {  # file -> title, and for each curve its run and characters

@@ -172,7 +172,7 @@ def test_the_delta_of_a_task_is_that_of_a_plain_loop(setting, foml):
     losses = []
     for x, y in zip(task.batches.inputs, task.batches.targets, strict=True):
         before = network.weights
-        losses.append(network.step(np.asarray(x), np.asarray(y), 0.02))
+        losses.append(network.step(np.asarray(x), np.asarray(y), config.learning_rate))
     start = before if foml else Network(config.model.name, params).weights
     wanted = [after - first for after, first in zip(network.weights, start, strict=True)]
     ours, _, loss = delta(config, params, task, foml=foml)
@@ -203,7 +203,7 @@ def test_an_evaluation_is_that_of_a_plain_loop(config, x64):
                 on_support = network(tasks.support.inputs[i]) - tasks.support.targets[i]
                 wrong.append(np.mean(on_support**2))
                 np.testing.assert_allclose(fits.predictions[i][steps.index(step)], predictions, atol=1e-12)
-            network.step(tasks.support.inputs[i], tasks.support.targets[i], 0.02)
+            network.step(tasks.support.inputs[i], tasks.support.targets[i], config.learning_rate)
         np.testing.assert_allclose(fits.errors[i], errors, rtol=1e-11)
         assert np.abs(fits.errors[i] - wrong).max() > 1e-3  # the error on the ten points is another one
     named = sine.measures(config, fits)
@@ -233,7 +233,7 @@ def test_the_scripts_fields():
     assert {name: config[name] for name in wanted} == wanted
     relu = sinusoid_relu.get_config()
     changed = {name for name in config if config[name] != relu[name]}
-    assert changed == {"data", "model", "inner_iters"}
+    assert changed == {"data", "model", "inner_iters", "learning_rate"}
     for whole in (config, relu):
         validate(whole)
 
