@@ -42,15 +42,21 @@ def test_killed_and_started_again_it_ends_as_if_never_killed(tmp_path):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_saves_the_run_and_says_how_to_go_on(tmp_path, number, status):
     fields = SMALL | {"meta_iters": 100_000, "checkpoint_interval": 100_000}
-    process = subprocess.Popen(command("--workdir=run", **fields), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command("--workdir=run", **fields), cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the tests themselves may run under nohup
+    )  # fmt: skip
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 300
-    while not (tmp_path / "run" / "checkpoints").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
-    time.sleep(1)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=300)
+    try:
+        while not (tmp_path / "run" / "checkpoints").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(1)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=300)
+    finally:
+        process.kill()
     assert process.returncode == status
     last = stderr.splitlines()[-1]
     assert last.startswith("interrupted at meta-iteration ") and "Traceback" not in stderr
