@@ -22,6 +22,7 @@ from configs import omniglot_1shot_5way, omniglot_1shot_20way
 from parity_tests import workloads
 from parity_tests.workloads import EVAL_TASKS, Work
 from reptile_jax.config import ConfigError, validate
+from reptile_jax.data import DATA_SETS
 from reptile_jax.devices import mesh_of
 from reptile_jax.run.evaluate import label_of
 from reptile_jax.run.programs import network_of
@@ -78,6 +79,10 @@ def run(settings: dict[str, ConfigDict], workdir: Path) -> None:
     """
     for config in settings.values():
         validate(config)
+        if DATA_SETS[config.data.name].kind != "images":
+            raise ConfigError(
+                f"data.name={config.data.name} is not possible: give a config of images, such as quickstart"
+            )
         if config.num_seeds != 1 or len(jax.devices()) > 1:
             raise ConfigError(
                 f"num_seeds={config.num_seeds} on {len(jax.devices())} devices: the reference has one seed and one "

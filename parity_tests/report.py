@@ -13,6 +13,7 @@ from parity_tests import bridge
 from parity_tests.ladder import RUNGS
 from parity_tests.measures import precision
 from reptile_jax.config import ConfigError, validate
+from reptile_jax.data import DATA_SETS
 
 ROW = "{:<20} {:<9} {:>9} {:>16}  {}"
 
@@ -36,6 +37,11 @@ def run(config: ConfigDict, workdir: Path) -> bool:
         DataError: the data is missing or damaged.
     """
     validate(config)
+    if DATA_SETS[config.data.name].kind != "images":
+        raise ConfigError(
+            f"data.name={config.data.name} is not possible: the ladder compares sine waves in every setting: "
+            f"give a config of images, such as quickstart"
+        )
     if config.classes > bridge.HELD_OUT_CLASSES:
         raise ConfigError(f"classes={config.classes}: parity compares at most {bridge.HELD_OUT_CLASSES}")
     config = _small(config)

@@ -7,8 +7,9 @@ import subprocess
 import time
 
 import numpy as np
+import pytest
 
-from reptile_jax.testing.small_runs import WAVES, command, rows_of, run, same_bits, small_waves, state_of
+from reptile_jax.testing.small_runs import WAVES, command, rows_of, run, same_bits, small_waves, state_of, typed
 
 STEPS = [f"after {n} step{'s' * (n != 1)}" for n in (0, 1, 2, 4, 6)]
 
@@ -61,3 +62,10 @@ def test_meta_training_beats_no_meta_training_and_leaves_results_and_pictures(tm
     assert len(lines) == len(STEPS) + 2 and all("meta-trained" in x and "untrained" in x for x in lines[1:-1])
     shown = f"{last['squared_error']:.4f} ± {last['ci95']:.4f}"
     assert lines[-1] == f"test squared error, 10 points, 6 steps: {shown} over 200 tasks"
+
+
+@pytest.mark.parametrize("mode", ["parity", "benchmark"])
+def test_what_is_of_images_alone_says_so(mode, tmp_path):
+    done = typed("--config=sinusoid", f"--mode={mode}", "--config.num_seeds=1", cwd=tmp_path)
+    assert done.returncode == 1 and done.stdout == "" and not list(tmp_path.iterdir())
+    assert done.stderr.startswith("error: data.name=sinusoid is not possible") and done.stderr.count("\n") == 1
