@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from reptile_jax.testing.small_runs import WAVES, command, rows_of, run, same_bits, small_waves, state_of, typed
+from reptile_jax.testing.small_runs import WAVES, command, rows_of, run, same_bits, small_waves, state_of
 
 STEPS = [f"after {n} step{'s' * (n != 1)}" for n in (0, 1, 2, 4, 6)]
 
@@ -66,6 +66,6 @@ def test_meta_training_beats_no_meta_training_and_leaves_results_and_pictures(tm
 
 @pytest.mark.parametrize("mode", ["parity", "benchmark"])
 def test_what_is_of_images_alone_says_so(mode, tmp_path):
-    done = typed("--config=sinusoid", f"--mode={mode}", "--config.num_seeds=1", cwd=tmp_path)
+    done = run(f"--mode={mode}", config="sinusoid", cwd=tmp_path, num_seeds=1)
     assert done.returncode == 1 and done.stdout == "" and not list(tmp_path.iterdir())
     assert done.stderr.startswith("error: data.name=sinusoid is not possible") and done.stderr.count("\n") == 1
