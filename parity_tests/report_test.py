@@ -43,4 +43,4 @@ def test_without_torch_one_line_says_how_to_install_it(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "error: --mode=parity needs torch: pip install -e '.[torch]'"
+    assert done.stderr.splitlines()[-1] == "error: mode=parity needs torch: pip install -e '.[torch]' in a checkout"
