@@ -138,7 +138,7 @@ def test_wrong_drawings_and_labels(workdir, images, labels, words):
 
 def test_the_readme_shows_how(tmp_path, monkeypatch, capsys):
     """Its code as it stands, on characters that no weights were trained on."""
-    section = (MAIN.parent / "README.md").read_text().partition("## Classes of your own\n")[2]
+    section = (MAIN.parent / "reptile_jax" / "predict" / "README.md").read_text().partition("## In Python\n")[2]
     code = textwrap.dedent(re.search(r"(?m)^    from .*\n(?:    .*\n|\n)*", section)[0])
     first, second = held_out_characters()[:2]
     files = {"a1": first[0], "a2": first[1], "b1": second[0], "b2": second[1]}

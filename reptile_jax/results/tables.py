@@ -1,10 +1,10 @@
-"""The published runs: keeps them in results/, and writes the README's tables and plots from what is kept.
+"""The published runs: copies them into results/, and writes the tables and plots of the READMEs.
 
-    python -m reptile_jax.results            # tables and plots anew
-    python -m reptile_jax.results WORKDIR    # keeps the run of a workdir first, under its name
+    python -m reptile_jax.results            # writes tables and plots from the runs in results/
+    python -m reptile_jax.results WORKDIR    # first copies the run of a workdir into results/, under its name
 
-A kept run is its config.json, its results.json and its metrics.jsonl, thinned to means over equal parts; those whose
-weights are shipped have a weights file, too, and some have pictures.
+A kept run consists of its config.json, its results.json and its metrics.jsonl, averaged over equal parts of the run.
+Runs with shipped weights also have a weights file, and some runs have pictures.
 """
 
 import importlib
@@ -12,6 +12,7 @@ import json
 import re
 import shlex
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,20 +26,21 @@ from reptile_jax.run.metrics import read_rows, smoothed
 from reptile_jax.run.plots import accuracy_curves
 from reptile_jax.run.pretrained import export
 
-README = Path(__file__).parents[2] / "README.md"
 RESULTS = Path(__file__).parent
-ROWS = 100  # of a kept run's metrics
-WINDOW = 10  # rows that a point of the plots is the mean of
-WITH_WEIGHTS = ("omniglot_5way", "omniglot_20way")  # runs whose weights are kept, too
+READMES = (RESULTS.parents[1] / "README.md", RESULTS / "README.md")  # the files with tables
+ROWS = 100  # rows that a kept run has in metrics.jsonl
+WINDOW = 10  # rows that each point of a plot averages
+WIDTH = 116  # characters in a line of a shown command
+WITH_WEIGHTS = ("omniglot_5way", "omniglot_20way")  # runs that are kept with their weights
 PICTURES = dict.fromkeys(WITH_WEIGHTS, ("tasks.png",)) | {"sinusoid": ("tasks.png", "learning_curve.png")}
 
-WAVES = {  # runs on sine waves: config and title
+WAVES = {  # runs on sine waves -> config and title
     "sinusoid": ("sinusoid", "Reptile"),
     "sinusoid_foml": ("sinusoid", "first-order MAML"),
     "sinusoid_relu": ("sinusoid_relu", "Reptile, ReLU"),
 }
 
-# In per cent, of the paper's table 2 and of four re-runs of its released code: (classes, protocol, shots) -> both.
+# Per cent: the paper's table 2, and the range over four re-runs of its released code, by (classes, protocol, shots).
 PUBLISHED = {
     (5, "transductive", 1): ("97.68 ± 0.04", "97.61 to 97.79"),
     (5, "inductive", 1): ("95.39 ± 0.09", "95.20 to 95.56"),
@@ -56,12 +58,14 @@ COMBINATIONS = {  # in per cent, final accuracies of the paper's figure 3
 }
 
 
-SETTINGS = {  # of the runs that are not in the paper: protocol and shots -> name
-    (protocol, shots): f"5-way {shots}-shot, {protocol}"
-    for shots in (1, 5)
-    for protocol in ("transductive", "inductive")
+SETTINGS = {  # (protocol, shots) -> title, for 5-way runs that the paper does not have
+    (protocol, shots): f"{shots}-shot, {protocol}" for shots in (1, 5) for protocol in ("transductive", "inductive")
 }
-FACTS = ["tasks", "meta-iterations", "training", "command"]
+OMNIGLOT = {"omniglot_5way": "omniglot_5shot_5way", "omniglot_20way": "omniglot_5shot_20way"}  # run -> config
+FOML = {  # run -> config and title
+    "omniglot_5way_reptile": ("omniglot_1shot_5way", "Reptile"),
+    "omniglot_5way_foml": ("omniglot_foml_5way", "first-order MAML"),
+}
 
 
 class Run(NamedTuple):
@@ -78,35 +82,35 @@ class Run(NamedTuple):
     rows: list[dict[str, float]]
 
     def hours(self) -> str:
-        """How long the meta-iterations took, curves and evaluation apart."""
+        """Returns how long the meta-iterations took, without learning curves and evaluation."""
         steps = np.diff([0, *(row["step"] for row in self.rows)])
         hours = np.sum(steps / np.array([row["meta_iters_per_second"] for row in self.rows])) / 3600
-        return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
+        minutes = f"{60 * hours:.0f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
+        return f"{hours:.1f} h" if hours >= 1 else minutes
 
     def command(self, file: str) -> str:
-        """The command that repeats it: a file of configs/, and every field that differs from it."""
-        module, colon, argument = file.partition(":")
-        given = importlib.import_module(f"configs.{module}").get_config(*([argument] if argument else []))
-        before, now = _flat(given), _flat(self.config)
+        """Returns the command that repeats the run: a file of configs/, and every field that differs from it."""
+        before, now = _flat(_config(file)), _flat(self.config)
         changed = [f"--config.{name}={now[name]}".replace(" ", "") for name in now if before[name] != now[name]]
-        named = f"--config=configs/{module}.py{colon}{argument}"
-        return f"`main.py {shlex.join([named, *changed])}`"
+        module, colon, argument = file.partition(":")
+        return f"main.py {shlex.join([f'--config=configs/{module}.py{colon}{argument}', *changed])}"
 
-    def facts(self, file: str) -> list[str]:
-        """Cells that say what was run, as in `FACTS`."""
-        return [f"{self.config.eval_samples:,}", f"{self.config.meta_iters:,}", self.hours(), self.command(file)]
+    def facts(self) -> str:
+        """Returns what was run, in words."""
+        tasks, iterations = f"{self.config.eval_samples:,} test tasks", f"{self.config.meta_iters:,} meta-iterations"
+        return f"{iterations} in {self.hours()}, {tasks}"
 
     def accuracy(self, protocol: str, shots: int) -> str:
-        """On test characters, in per cent, with its 95% interval, or the standard deviation of several seeds."""
+        """Returns the test accuracy in per cent, ± its 95% interval or the standard deviation over seeds."""
         result = self.results["test"][protocol][str(shots)]
         return f"{100 * result['accuracy']:.2f} ± {100 * result['std' if 'std' in result else 'ci95']:.2f}"
 
 
 def keep(workdir: Path) -> None:
-    """Keeps the run of a workdir under its name.
+    """Copies the run of a workdir into results/, under its name.
 
     Raises:
-        ValueError: it was evaluated by another config than it has.
+        ValueError: the run was evaluated with a config that is not its own.
     """
     folder = RESULTS / workdir.name
     measured = json.loads((workdir / "results.json").read_text())["test"]
@@ -114,7 +118,7 @@ def keep(workdir: Path) -> None:
     for result in (result for by_shots in measured.values() for result in by_shots.values()):
         for of_seed in result.get("seeds", {"": result}).values():
             if of_seed["tasks"] != samples:
-                raise ValueError(f"{workdir}: {of_seed['tasks']} tasks were evaluated, and eval_samples={samples}")
+                raise ValueError(f"{workdir}: {of_seed['tasks']} tasks were evaluated, but eval_samples={samples}")
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "results.json"):
         shutil.copy(workdir / name, folder / name)
@@ -134,7 +138,7 @@ def kept(name: str) -> Run:
 
 
 def thinned(rows: list[dict[str, Any]], count: int) -> list[dict[str, float]]:
-    """Averages rows over `count` equal parts, or as many as there are rows; rates so that times add up."""
+    """Averages rows over `count` equal parts, or fewer if there are fewer rows; rates are averaged as times."""
     means = []
     for part in np.array_split(np.arange(len(rows)), min(count, len(rows))):
         inside = [rows[i] for i in part]
@@ -144,58 +148,93 @@ def thinned(rows: list[dict[str, Any]], count: int) -> list[dict[str, float]]:
     return means
 
 
-def results_table() -> str:
-    """The trained networks beside the paper's."""
+def headline_table() -> str:
+    """Returns the accuracy of the trained networks beside the paper's."""
+    return _table(["setting", "paper", "here"], [[setting, paper, here] for setting, paper, _, here in _accuracies()])
+
+
+def runs_table() -> str:
+    """Returns how long the runs took, and one result of each."""
     rows = []
-    for name, file in (("omniglot_5way", "omniglot_5shot_5way"), ("omniglot_20way", "omniglot_5shot_20way")):
+    for name, file in {**OMNIGLOT, "omniglot_5way_foml": "omniglot_foml_5way"}.items():
         run = kept(name)
-        for (classes, protocol, shots), published in PUBLISHED.items():
-            if classes == run.config.classes:
-                setting = f"{classes}-way {shots}-shot, {protocol}"
-                rows.append([setting, *published, f"**{run.accuracy(protocol, shots)}**", *run.facts(file)])
-    return _table(["setting", "paper", "re-runs", "here", *FACTS], rows)
+        result = f"{run.accuracy('inductive', run.config.shots)} % ({run.config.shots}-shot, inductive)"
+        rows.append([f"`{file}`", _length(run, file), run.hours(), result])
+    best = "sum4"
+    run, file = kept(f"gradient_combinations_{best}"), f"gradient_combinations:{best}"
+    rows.append([f"`{file}`", _length(run, file), run.hours(), f"{run.accuracy('inductive', 5)} % (5-shot, inductive)"])
+    for file in ("sinusoid", "sinusoid_relu"):
+        run = kept(file)
+        error = f"squared error {_errors(run.results)[-1]} ({run.config.num_seeds} seeds)"
+        rows.append([f"`{file}`", _length(run, file), run.hours(), error])
+    return _table(["config", "meta-iterations", "training", "result on test tasks"], rows)
+
+
+def results_table() -> str:
+    """Returns the trained networks beside the paper's and four re-runs of its released code."""
+    table = _table(["setting", "paper", "re-runs", "here"], _accuracies())
+    runs = {f"{kept(name).config.classes}-way": (kept(name), file) for name, file in OMNIGLOT.items()}
+    return f"{table}\n\n{_commands(runs)}"
 
 
 def seeds_table() -> str:
-    """Mean and standard deviation over seeds."""
+    """Returns the mean and standard deviation over seeds."""
     run = kept("omniglot_5way_seeds")
-    cells = [run.accuracy(protocol, shots) for protocol, shots in SETTINGS]
-    return _table([*SETTINGS.values(), *FACTS], [[*cells, *run.facts("omniglot_5shot_5way")]])
+    table = _table(list(SETTINGS.values()), [[run.accuracy(*setting) for setting in SETTINGS]])
+    return f"{table}\n\n{_commands({'three seeds': (run, 'omniglot_5shot_5way')})}"
 
 
 def foml_table() -> str:
-    """First-order MAML beside Reptile."""
-    rows = []
-    for title, name, file in (
-        ("Reptile", "omniglot_5way_reptile", "omniglot_1shot_5way"),
-        ("first-order MAML", "omniglot_5way_foml", "omniglot_foml_5way"),
-    ):
-        run = kept(name)
-        cells = [run.accuracy(protocol, shots) for protocol, shots in SETTINGS]
-        rows.append([title, *cells, *run.facts(file)])
-    return _table(["", *SETTINGS.values(), *FACTS], rows)
+    """Returns first-order MAML beside Reptile."""
+    rows = [[title, *(kept(name).accuracy(*setting) for setting in SETTINGS)] for name, (_, title) in FOML.items()]
+    runs = {title: (kept(name), file) for name, (file, title) in FOML.items()}
+    return f"{_table(['', *SETTINGS.values()], rows)}\n\n{_commands(runs)}"
 
 
 def combinations_table() -> str:
-    """Final accuracies of the gradient combinations, and the paper's."""
-    rows = []
-    for name, paper in COMBINATIONS.items():
-        run = kept(f"gradient_combinations_{name}")
-        facts = run.facts(f"gradient_combinations:{name}")
-        rows.append([name, f"{paper:.1f}", run.accuracy("inductive", 5), *facts])
-    return _table(["gradients", "paper, 40,000 meta-iterations", "here", *FACTS], rows)
+    """Returns the final accuracies of the gradient combinations beside the paper's."""
+    runs = {name: kept(f"gradient_combinations_{name}") for name in COMBINATIONS}
+    rows = [
+        [name, f"{COMBINATIONS[name]:.1f}", run.accuracy("inductive", 5), run.hours()] for name, run in runs.items()
+    ]
+    lines = {
+        f"    # NAME: {run.config.meta_iters:,} meta-iterations, {run.config.eval_samples:,} test tasks\n"
+        + _wrapped(run.command(f"gradient_combinations:{name}").replace(f":{name}", ":NAME"))
+        for name, run in runs.items()
+    }
+    table = _table(["NAME", "paper, 40,000 meta-iterations", "here", "training"], rows)
+    return "\n\n".join([table, *sorted(lines)])
 
 
 def waves_table() -> str:
-    """Errors on sine waves, of Reptile, first-order MAML and no meta-learning."""
-    rows = []
-    for name, (file, title) in WAVES.items():
-        run = kept(name)
-        rows.append([title, *_errors(run.results), run.command(file)])
+    """Returns the errors on sine waves, with Reptile, with first-order MAML and without meta-learning."""
+    columns: dict[str, dict[str, Any]] = {}
+    for name, (_, title) in WAVES.items():
+        results = kept(name).results
+        columns[title] = results
         if title.startswith("Reptile"):
-            rows.append([title.replace("Reptile", "untrained"), *_errors(run.results["untrained"]), ""])
-    steps = kept(next(iter(WAVES))).results["test"]
-    return _table(["mean squared error", *steps, "command"], rows)
+            columns[title.replace("Reptile", "untrained")] = results["untrained"]
+    steps = [after.removeprefix("after ").split()[0] for after in next(iter(columns.values()))["test"]]
+    rows = zip(steps, *map(_errors, columns.values()), strict=True)
+    table = _table(["inner steps", *columns], [list(row) for row in rows])
+    return f"{table}\n\n{_commands({title: (kept(name), file) for name, (file, title) in WAVES.items()})}"
+
+
+def _accuracies() -> list[list[str]]:
+    """Returns setting, the paper's accuracy, the re-runs' range and the accuracy here, for each published setting."""
+    rows = []
+    for run in map(kept, OMNIGLOT):
+        for (classes, protocol, shots), published in PUBLISHED.items():
+            if classes == run.config.classes:
+                setting = f"{classes}-way {shots}-shot, {protocol}"
+                rows.append([setting, *published, f"**{run.accuracy(protocol, shots)}**"])
+    return rows
+
+
+def _length(run: Run, file: str) -> str:
+    """Returns the meta-iterations of a run, and those of its config where they differ."""
+    whole = _config(file).meta_iters
+    return f"{run.config.meta_iters:,}" + ("" if whole == run.config.meta_iters else f" of {whole:,}")
 
 
 def _errors(results: dict[str, Any]) -> list[str]:
@@ -204,15 +243,16 @@ def _errors(results: dict[str, Any]) -> list[str]:
 
 
 TABLES = {
-    "waves": waves_table,
+    "headline": headline_table,
+    "runs": runs_table,
     "results": results_table,
     "seeds": seeds_table,
     "foml": foml_table,
     "combinations": combinations_table,
+    "waves": waves_table,
 }
 
-
-FIGURES = {  # file -> title, and for each curve its run and characters
+FIGURES = {  # file -> title, and the run and characters of each curve
     "learning_curves": (
         "Omniglot, Reptile, 5-shot, inductive",
         {
@@ -233,7 +273,7 @@ FIGURES = {  # file -> title, and for each curve its run and characters
 
 
 def with_tables(text: str) -> str:
-    """Replaces every table of a README that stands between `<!-- NAME -->` and `<!-- end of NAME -->`."""
+    """Replaces every table of a README between `<!-- NAME -->` and `<!-- end of NAME -->`."""
     for name, table in TABLES.items():
         marked = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end of {name} -->)", re.DOTALL)
         if marked.search(text):
@@ -242,7 +282,7 @@ def with_tables(text: str) -> str:
 
 
 def draw() -> None:
-    """Draws the figures whose runs are kept."""
+    """Draws every figure whose runs are all kept."""
     for figure, (title, curves) in FIGURES.items():
         if all((RESULTS / name).is_dir() for name, _ in curves.values()):
             drawn = {}
@@ -253,8 +293,14 @@ def draw() -> None:
             accuracy_curves(drawn, title, RESULTS / f"{figure}.png")
 
 
+def _config(file: str) -> ConfigDict:
+    """Returns a config by its file in configs/ and, after a colon, its argument."""
+    module, _, argument = file.partition(":")
+    return importlib.import_module(f"configs.{module}").get_config(*([argument] if argument else []))
+
+
 def _flat(config: ConfigDict) -> dict[str, Any]:
-    """The fields by name, "data.name"."""
+    """Returns the fields by name, such as "data.name"."""
     inner = {f"data.{name}": value for name, value in config.data.items()}
     return {name: value for name, value in config.items() if name != "data"} | inner
 
@@ -264,9 +310,23 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def _commands(runs: dict[str, tuple[Run, str]]) -> str:
+    """Returns a block of code with the facts and the command of each run, by title."""
+    return "\n\n".join(
+        f"    # {title}: {run.facts()}\n{_wrapped(run.command(file))}" for title, (run, file) in runs.items()
+    )
+
+
+def _wrapped(command: str) -> str:
+    """Returns a command as indented lines that end in a backslash where it goes on."""
+    wrapper = textwrap.TextWrapper(WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)
+    return " \\\n".join(wrapper.wrap(f".venv/bin/python {command}"))
+
+
 def main(workdirs: list[str]) -> None:
-    """Keeps the runs of the workdirs, then writes every table and plot."""
+    """Copies the runs of the workdirs into results/, then writes every table and plot."""
     for each in workdirs:
         keep(Path(each))
     draw()
-    replace_text(README, with_tables(README.read_text()))
+    for readme in READMES:
+        replace_text(readme, with_tables(readme.read_text()))

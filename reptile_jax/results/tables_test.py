@@ -1,4 +1,4 @@
-"""What is published is what is kept, and what is kept is what was run."""
+"""Checks that the READMEs show the kept runs, and that a kept run is the run of its workdir."""
 
 import json
 import os
@@ -32,14 +32,25 @@ def results(tmp_path, monkeypatch):
     return tmp_path / "results"
 
 
-def test_the_readme_shows_what_is_kept():
-    text = tables.README.read_text()
-    assert tables.with_tables(text) == text
-    assert re.findall(r"<!-- (\w+) -->\n\| ", text) == list(tables.TABLES)
-    for name in tables.TABLES:
-        for other in ("", "| 0"):  # a table that is not there yet, and one that says something else
-            changed = re.sub(f"(?s)(?<=<!-- {name} -->\n).*?(?=<!-- end of {name})", other, text)
-            assert changed != text and tables.with_tables(changed) == text
+def test_the_readmes_show_what_is_kept():
+    shown = []
+    for readme in tables.READMES:
+        text = readme.read_text()
+        assert tables.with_tables(text) == text
+        names = re.findall(r"<!-- (\w+) -->\n\| ", text)
+        for name in names:
+            for other in ("", "| 0"):  # a missing table, and a table with another content
+                changed = re.sub(f"(?s)(?<=<!-- {name} -->\n).*?(?=<!-- end of {name})", other, text)
+                assert changed != text and tables.with_tables(changed) == text
+        shown += names
+    assert shown == list(tables.TABLES)
+
+
+def test_a_long_command_is_wrapped_and_means_the_same():
+    command = tables.kept("omniglot_20way").command("omniglot_5shot_20way")
+    lines = tables._wrapped(command).split(" \\\n")
+    assert len(lines) > 1 and all(len(line) <= tables.WIDTH and line.startswith("    ") for line in lines)
+    assert " ".join(line.strip() for line in lines) == f".venv/bin/python {command}"
 
 
 def agree(a, b):
@@ -79,18 +90,20 @@ def test_kept_and_shown(workdir, results):
     shown = f"| {100 * measured['accuracy']:.2f} ± {100 * measured['std']:.2f} |"
     text = "a\n<!-- seeds -->\nold\n<!-- end of seeds -->\nb\n<!-- other -->\n"
     new = tables.with_tables(text)
-    assert shown in new and "old" not in new and new.startswith("a\n<!-- seeds -->\n| 5-way 1-shot, transductive |")
+    assert shown in new and "old" not in new and new.startswith("a\n<!-- seeds -->\n| 1-shot, transductive |")
     assert new.endswith("\n<!-- end of seeds -->\nb\n<!-- other -->\n") and tables.with_tables(new) == new
     assert [row["step"] for row in kept.rows] == [row["step"] for row in whole]
     other = shutil.copytree(workdir, results / "other")
     (other / "results.json").write_text(json.dumps(kept.results).replace('"tasks": 12', '"tasks": 7'))
-    with pytest.raises(ValueError, match=r"7 tasks were evaluated, and eval_samples=12"):
+    with pytest.raises(ValueError, match=r"7 tasks were evaluated, but eval_samples=12"):
         tables.keep(other)
 
 
 def test_the_hours_of_a_run_are_those_of_its_meta_iterations():
     rows = [{"step": 900, "meta_iters_per_second": 1.0}, {"step": 1500, "meta_iters_per_second": 2.0}]
     assert tables.Run(None, {}, rows).hours() == "20 min"  # 900 s and 300 s
+    assert tables.Run(None, {}, rows[:1]).hours() == "15 min"
+    assert tables.Run(None, {}, [{"step": 90, "meta_iters_per_second": 4.5}]).hours() == "20 s"
     assert tables.Run(None, {}, [{"step": 9000, "meta_iters_per_second": 1.0}]).hours() == "2.5 h"
 
 
@@ -112,12 +125,12 @@ def test_thinned_rows_are_means_of_equal_parts():
 def test_the_command_names_what_differs(workdir, results):
     tables.keep(workdir)
     command = tables.kept("omniglot_5way_seeds").command("quickstart")
-    assert command.startswith("`main.py --config=configs/quickstart.py --config.")
+    assert command.startswith("main.py --config=configs/quickstart.py --config.")
     fields = dict(re.findall(r"--config\.(\w+)=([^ `']+)", command))
     assert fields.pop("num_seeds") == "2" and fields.pop("eval_shots") == "(1,5)" and len(fields) > 5
     assert all(str(SMALL[name]) == value for name, value in fields.items())
     own = tables.Run(gradient_combinations.get_config("sum2"), {}, []).command("gradient_combinations:sum2")
-    assert own == "`main.py --config=configs/gradient_combinations.py:sum2`"
+    assert own == "main.py --config=configs/gradient_combinations.py:sum2"
 
 
 def test_every_figure_and_table_names_runs_of_its_own():

@@ -1,6 +1,7 @@
-"""Every command that the README, the configs and the modules show, and every beginning of it, as a person types it.
+"""Types every command that the READMEs, the configs and the modules show, and every beginning of each command.
 
-What ends in an error runs as it is; what would work is stopped where the work begins, before the data is read.
+A command that ends in an error runs as it is. A command that works is stopped where its work begins, before it reads
+data.
 """
 
 import ast
@@ -16,6 +17,7 @@ import parity_tests.bridge
 import reptile_jax.results.tables
 import reptile_jax.run.train
 from reptile_jax import command_line
+from reptile_jax.testing.readmes import readmes
 from reptile_jax.testing.small_runs import MAIN, run_module, typed
 
 ROOT = MAIN.parent
@@ -27,12 +29,12 @@ INSIDES = re.compile(
 
 
 class Begun(BaseException):
-    """The command was right: its work begins."""
+    """The command is correct, and its work begins."""
 
 
 def texts():
-    """What is written for people to read, by where it stands."""
-    yield "README.md", (ROOT / "README.md").read_text()
+    """Yields each text that shows commands, with the place where it stands."""
+    yield from readmes().items()
     for file in ROOT.glob("*/**/*.py"):
         if not file.name.endswith("_test.py") and file.relative_to(ROOT).parts[0] in (
             "configs", "reptile_jax", "reptile_torch_ref", "parity_tests"
@@ -43,8 +45,8 @@ def texts():
 
 
 def commands_in(text):
-    """The commands of a text, as words behind "python"; in quotes they may go over lines."""
-    text = text.replace("\\\n", " ")
+    """Yields the commands of a text, as words after "python"; a command in quotes may span several lines."""
+    text = re.sub(r"(?m)^```.*\n", "", text.replace("\\\n", " "))
     quoted = re.findall(r"`([^`]+)`", text)
     for line in [*(" ".join(span.split()) for span in quoted), *re.sub(r"`[^`]+`", "", text).split("\n")]:
         if match := PROGRAM.search(line):
@@ -53,7 +55,7 @@ def commands_in(text):
 
 
 def shown():
-    """Every command that is shown, with its optional parts as they are written and as they are meant."""
+    """Returns every command that is shown, both with and without the brackets around its optional parts."""
     found = {command for _, text in texts() for command in commands_in(text)}
     meant = {tuple(word.strip("[]") for word in command if word.strip("[].")) for command in found}
     return sorted(found | meant)
@@ -80,7 +82,7 @@ def stopped_where_work_begins():
 
 
 def outcome(command, cwd):
-    """What a command says, "begun" where it is right."""
+    """Returns what a command prints, or "begun" if it is correct."""
     if command[:2] == ("-m", "reptile_torch_ref.train"):  # whose flags are defined once a process
         return run_module(*command[1:], cwd=cwd)
     with stopped_where_work_begins():
@@ -92,12 +94,15 @@ def outcome(command, cwd):
 
 def test_the_commands_are_found():
     by_place = {place: set(commands_in(text)) for place, text in texts()}
-    assert ("main.py", "--config=configs/omniglot_5shot_5way.py") in by_place["README.md"]
+    assert ("main.py", "--mode=eval", "--pretrained=omniglot_5way") in by_place["README.md"]
+    assert ("main.py", "--config=configs/sinusoid_relu.py") in by_place["reptile_jax/results/README.md"]
+    assert ("main.py", "--mode=parity", "[--config=configs/NAME.py]") in by_place["parity_tests/README.md"]
+    assert len([place for place in by_place if place.endswith("README.md")]) == len(readmes())
     assert ("main.py", "--config=quickstart") in by_place["first steps"]
     assert ("-m", "reptile_jax.run.pretrained", "WORKDIR", "FILE") in by_place["reptile_jax/run/pretrained.py"]
     for file in (ROOT / "configs").glob("[!_]*.py"):
         assert any(file.name in word for words in by_place[f"configs/{file.name}"] for word in words), file
-    several = next(words for words in by_place["README.md"] if "--process_id=0" in words)
+    several = next(words for words in by_place["reptile_jax/run/README.md"] if "--process_id=0" in words)
     assert several[-1] == "--workdir=SHARED/run"  # on the line behind the backslash
 
 
