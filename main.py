@@ -19,7 +19,15 @@ from reptile_jax import command_line
 from reptile_jax.command_line import Asked
 from reptile_jax.config import ConfigError
 from reptile_jax.data import DataError
-from reptile_jax.devices import ElsewhereError, at_once, keep_compiled
+from reptile_jax.devices import (
+    ElsewhereError,
+    at_once,
+    best_cpu_devices,
+    cpu_devices_given,
+    keep_compiled,
+    make_cpu_devices,
+    usable_cores,
+)
 from reptile_jax.run.checkpoint import CheckpointError
 from reptile_jax.run.interrupt import Interrupted
 from reptile_jax.run.train import TrainingError, evaluate_only, train_and_evaluate
@@ -59,6 +67,7 @@ def predict(asked: Asked) -> None:
     folder.predict(asked.pretrained, asked.support, asked.queries, asked.output, asked.top or 1)
 
 
+CPU_DEVICES = ("train", "eval", "benchmark")  # the modes that several CPU devices serve
 MODES = {"train": train, "eval": evaluate, "predict": predict, "parity": parity, "benchmark": benchmark}
 
 
@@ -67,6 +76,7 @@ def main() -> None:
     asked = command_line.parse(sys.argv, MODES)
     logging.set_verbosity(logging.FATAL)  # Orbax logs what it raises, which is said here in one line
     keep_compiled()
+    divide_cpu(asked)
     if asked.distributed:
         connect(asked)
     try:
@@ -94,6 +104,16 @@ def main() -> None:
         with contextlib.suppress(OSError):  # the terminal may be gone
             print(interrupted, file=sys.stderr, flush=True)
         sys.exit(interrupted.status)
+
+
+def divide_cpu(asked: Asked) -> None:
+    """Makes the CPU devices that a run is spread over; each of several processes keeps those it was started with."""
+    if asked.cpu_devices:
+        make_cpu_devices(asked.cpu_devices)
+    elif asked.mode in CPU_DEVICES and not asked.distributed and not cpu_devices_given():
+        cores = usable_cores()
+        of_run = asked.mode == "train" and asked.config is not None
+        make_cpu_devices(best_cpu_devices(asked.config, cores) if of_run else cores)
 
 
 def less_memory(asked: Asked) -> str:

@@ -23,7 +23,7 @@ from parity_tests import workloads
 from parity_tests.workloads import EVAL_TASKS, Work
 from reptile_jax.config import ConfigError, validate
 from reptile_jax.data import DATA_SETS
-from reptile_jax.devices import mesh_of
+from reptile_jax.devices import TASKS, best_cpu_devices, mesh_of, usable_cores
 from reptile_jax.run.evaluate import label_of
 from reptile_jax.run.programs import network_of
 from reptile_jax.tasks import kind_of
@@ -83,14 +83,11 @@ def run(settings: dict[str, ConfigDict], workdir: Path) -> None:
             raise ConfigError(
                 f"data.name={config.data.name} is not possible: give a config of images, such as quickstart"
             )
-        if config.num_seeds != 1 or len(jax.devices()) > 1:
-            raise ConfigError(
-                f"num_seeds={config.num_seeds} on {len(jax.devices())} devices: the reference has one seed and one "
-                f"device, so that the benchmark has too: give num_seeds=1, and show JAX one device"
-            )
+        if config.num_seeds != 1:
+            raise ConfigError(f"num_seeds={config.num_seeds}: the PyTorch reference has one seed: give num_seeds=1")
     versions = {"jax": jax.__version__, "torch": torch.__version__}
     device = jax.devices()[0].device_kind
-    results: dict[str, Any] = {"machine": {"device": device, "cpus": os.cpu_count(), "versions": versions}}
+    results: dict[str, Any] = {"machine": {"device": device, "cpus": usable_cores(), "versions": versions}}
     for name, config in settings.items():
         print(f"\n{name} on {label_of(config)}; JAX {versions['jax']} on {device}, PyTorch {versions['torch']}\n")
         results[name] = measure(name, config)
@@ -103,26 +100,35 @@ def run(settings: dict[str, ConfigDict], workdir: Path) -> None:
 
 def measure(name: str, config: ConfigDict) -> dict[str, Any]:
     """Measures one setting, and prints it as two tables."""
-    data = kind_of(config).load(config, mesh_of(config))
+    devices = jax.devices()
+    if devices[0].platform == "cpu":
+        devices = devices[: best_cpu_devices(config, len(devices))]  # as a run has
+    mesh = mesh_of(config, devices)
+    data = kind_of(config).load(config, mesh)
     batches = (1, config.meta_batch, 2 * config.meta_batch)
     works = {
-        "train, JAX": workloads.training(config, data),
+        "train, JAX": workloads.training(config, data, mesh),
         "train, PyTorch": workloads.training_torch(config, data),
-        "eval, JAX": workloads.evaluation(config, data),
+        "eval, JAX": workloads.evaluation(config, data, mesh),
         "eval, PyTorch": workloads.evaluation_torch(config, data),
         **{f"product of {size}": workloads.products(size) for size in SIZES},
-        "curve point": workloads.curve(config, data),
+        "curve point": workloads.curve(config, data, mesh),
         **{f"without {n} parts": workloads.without(config, data, *PARTS[:n]) for n in range(len(PARTS) + 1)},
-        "late": workloads.training(config, data, iteration=config.meta_iters * 9 // 10),
-        **{f"meta_batch {tasks}": workloads.training(with_batch(config, tasks), data) for tasks in batches},
+        "late": workloads.training(config, data, mesh, iteration=config.meta_iters * 9 // 10),
+        **{f"meta_batch {tasks}": workloads.training(with_batch(config, tasks), data, mesh) for tasks in batches},
+        **on_devices(config),
     }
     rates = measured_in_turn(name, works)
     result: dict[str, Any] = {"data": label_of(config)}
 
     row("", "this program", "PyTorch reference", "ratio, pair by pair")
     row("---", "---", "---", "---")
-    for kind, unit, of_each in (("train", "meta-iterations/s", 1), ("eval", "tasks/s, both protocols", EVAL_TASKS)):
-        ours, theirs = (of_each * rates[f"{kind}, {side}"] for side in ("JAX", "PyTorch"))
+    ours_at_once = EVAL_TASKS * mesh.shape[TASKS]
+    for kind, unit, of_ours, of_theirs in (
+        ("train", "meta-iterations/s", 1, 1),
+        ("eval", "tasks/s, both protocols", ours_at_once, EVAL_TASKS),
+    ):
+        ours, theirs = of_ours * rates[f"{kind}, JAX"], of_theirs * rates[f"{kind}, PyTorch"]
         sides = {"jax": median(ours), "torch": median(theirs), "ratio": median(ours / theirs)}
         row(f"{kind}, {unit}", *sides.values())
         result[kind] = {"unit": unit}
@@ -162,7 +168,55 @@ def measure(name: str, config: ConfigDict) -> dict[str, Any]:
     for tasks in batches:
         row(f"a task at meta_batch={tasks}", f"{others[f'milliseconds_per_task_{tasks}']} ms")
     row("rate at nine tenths of the run, beside that at its start", others["late_beside_early"].percent())
+    result["devices"] = scaling(config, rates)
     return result
+
+
+def counts() -> list[int]:
+    """Numbers of devices to measure: 1, 2, 4, … and all."""
+    there = len(jax.devices())
+    return sorted({there, *(2**i for i in range(there.bit_length()) if 2**i <= there)})
+
+
+def sharing(config: ConfigDict, count: int) -> int:
+    """How many of the first so many devices share the tasks of a seed."""
+    return mesh_of(config, jax.devices()[:count]).shape[TASKS]
+
+
+def on_devices(config: ConfigDict) -> dict[str, Work]:
+    """Training, evaluation and the curves on the first so many devices."""
+    works = {}
+    for count in counts():
+        mesh = mesh_of(config, jax.devices()[:count])
+        data = kind_of(config).load(config, mesh)
+        for name, workload in (
+            ("train", workloads.training),
+            ("eval", workloads.evaluation),
+            ("curve point", workloads.curve),
+        ):
+            works[f"{name} on {count}"] = workload(config, data, mesh)
+    return works
+
+
+def scaling(config: ConfigDict, rates: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Prints the rates by the number of devices, each beside that of one device in the same round."""
+    print()
+    row("devices", "meta-iterations/s", "beside one", "evaluation, tasks/s", "beside one", "curves' share of a run")
+    row(*6 * ["---"])
+    by_count = {}
+    for count in counts():
+        train, points = rates[f"train on {count}"], 1 / rates[f"curve point on {count}"]
+        eval_rates = {n: EVAL_TASKS * sharing(config, n) * rates[f"eval on {n}"] for n in (1, count)}
+        measured = {
+            "train": median(train),
+            "train_beside_one": median(train / rates["train on 1"]),
+            "eval": median(eval_rates[count]),
+            "eval_beside_one": median(eval_rates[count] / eval_rates[1]),
+            "curve_share_of_run": median(points / (points + config.eval_interval / train)),
+        }
+        row(count, *list(measured.values())[:-1], measured["curve_share_of_run"].percent())
+        by_count[str(count)] = {key: value.as_json() for key, value in measured.items()}
+    return by_count
 
 
 def row(*cells: object) -> None:

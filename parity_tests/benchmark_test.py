@@ -62,7 +62,7 @@ def test_a_benchmark_of_one_round(tmp_path, monkeypatch, capsys):
 
 
 def test_several_seeds_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="num_seeds=2 on 1 devices"):
+    with pytest.raises(ConfigError, match="num_seeds=2: the PyTorch reference has one seed"):
         benchmark.run({"small": small(num_seeds=2)}, tmp_path / "run")
 
 

@@ -8,11 +8,12 @@ import numpy as np
 import optax
 import torch
 from jax import lax, random
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from parity_tests import bridge
 from reptile_jax.data import DATA_SETS
-from reptile_jax.devices import at_once, mesh_of, put
+from reptile_jax.devices import TASKS, at_once, put
 from reptile_jax.meta.episodes import Pool, TrainTask
 from reptile_jax.meta.inner_loop import InnerLoop
 from reptile_jax.meta.reptile import MetaMetrics, MetaState, Spread, meta_update
@@ -30,15 +31,14 @@ from reptile_jax.tasks import Data
 from reptile_jax.tasks.kind import Source
 from reptile_torch_ref import reptile
 
-EVAL_TASKS = 10  # in one dispatch
+EVAL_TASKS = 10  # of a device in one dispatch
 EPISODES = 8  # meta-iterations of episodes that are sampled before, and met again and again
 
 Work = Callable[[int], None]  # does a number of units of work: meta-iterations, dispatches of tasks, products
 
 
-def training(config: ConfigDict, data: Data, iteration: int = 0) -> Work:
+def training(config: ConfigDict, data: Data, mesh: Mesh, iteration: int = 0) -> Work:
     """Meta-iterations of the training program, from one of them on."""
-    mesh = mesh_of(config)
     advance, states = train_program(config, mesh), initial_states(config)
     states = put(mesh, states._replace(iteration=np.full_like(states.iteration, iteration)))
     seeds = np.array([config.seed], np.int32)
@@ -114,11 +114,10 @@ def training_torch(config: ConfigDict, data: Data) -> Work:
     return work
 
 
-def evaluation(config: ConfigDict, data: Data) -> Work:
-    """Dispatches of `EVAL_TASKS` tasks of the evaluation program, under both protocols."""
-    mesh = mesh_of(config)
+def evaluation(config: ConfigDict, data: Data, mesh: Mesh) -> Work:
+    """Dispatches of `EVAL_TASKS` tasks for each device of the evaluation program, under both protocols."""
     program, states = eval_program(config, mesh, config.shots), put(mesh, initial_states(config))
-    arguments = eval_arguments(config, data)
+    arguments = eval_arguments(config, data, EVAL_TASKS * mesh.shape[TASKS])
 
     def work(amount: int) -> None:
         for _ in range(amount):
@@ -127,9 +126,8 @@ def evaluation(config: ConfigDict, data: Data) -> Work:
     return work
 
 
-def curve(config: ConfigDict, data: Data) -> Work:
+def curve(config: ConfigDict, data: Data, mesh: Mesh) -> Work:
     """Points of the learning curves: a training and a test task."""
-    mesh = mesh_of(config)
     program, states = eval_program(config, mesh, config.shots), put(mesh, initial_states(config))
     pools = jax.tree.map(lambda *x: np.array(x, np.int32), *data.pools.values())
     seeds = np.array([config.seed], np.int32)
@@ -143,10 +141,11 @@ def curve(config: ConfigDict, data: Data) -> Work:
 
 
 def evaluation_torch(config: ConfigDict, data: Data) -> Work:
-    """The same on the PyTorch reference, the same tasks."""
-    pixels, scale, mesh = torch.from_numpy(np.array(data.source[0])), DATA_SETS[config.data.name].scale, mesh_of(config)
+    """`EVAL_TASKS` of these tasks on the PyTorch reference."""
+    pixels, scale = torch.from_numpy(np.array(data.source[0])), DATA_SETS[config.data.name].scale
+    mesh = data.source[0].sharding.mesh
     program, states = eval_program(config, mesh, config.shots), put(mesh, initial_states(config))
-    sampled, _ = program(states, data.source, *eval_arguments(config, data))
+    sampled, _ = program(states, data.source, *eval_arguments(config, data, EVAL_TASKS))
     tasks = [
         ([(images / scale, labels) for images, labels in batches], support / scale, queries / scale)
         for batches, support, queries in bridge.eval_tasks(jax.tree.map(lambda x: x[0], sampled), pixels)
@@ -161,10 +160,10 @@ def evaluation_torch(config: ConfigDict, data: Data) -> Work:
     return work
 
 
-def eval_arguments(config: ConfigDict, data: Data) -> tuple[Pool, np.ndarray]:
-    """Pools and keys of `EVAL_TASKS` tasks on the held-out classes."""
-    keys = random.key_data(task_keys(random.key(config.eval_seed), 0, EVAL_TASKS))[None]
-    return jax.tree.map(lambda x: np.full(EVAL_TASKS, x, np.int32), data.pools[data.held_out]), np.asarray(keys)
+def eval_arguments(config: ConfigDict, data: Data, tasks: int) -> tuple[Pool, np.ndarray]:
+    """Pools and keys of so many tasks on the held-out classes."""
+    keys = random.key_data(task_keys(random.key(config.eval_seed), 0, tasks))[None]
+    return jax.tree.map(lambda x: np.full(tasks, x, np.int32), data.pools[data.held_out]), np.asarray(keys)
 
 
 def torch_state(config: ConfigDict) -> reptile.State:

@@ -28,6 +28,7 @@ NEEDED = ("pretrained", "support", "queries")  # flags that mode=predict does no
 ONLY_IN = {  # the modes that know a flag
     "config": RUNS, "workdir": RUNS, "pretrained": ("train", "eval", "predict"), "distributed": ("train", "eval"),
     "support": ("predict",), "queries": ("predict",), "output": ("predict",), "top": ("predict",),
+    "cpu_devices": ("train", "eval", "benchmark"),
 }  # fmt: skip
 FIELD = re.compile(r"--?(?:no)?config\.([^=]*)")
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "whole numbers, such as (1,5)"}
@@ -50,6 +51,7 @@ class Asked(NamedTuple):
         queries: files and folders that it predicts the classes of.
         output: file that it writes; None: the terminal.
         top: classes that it names for each query.
+        cpu_devices: XLA devices to divide the CPU into; None: as many as serve.
     """
 
     mode: str
@@ -65,6 +67,7 @@ class Asked(NamedTuple):
     queries: list[str] | None
     output: str | None
     top: int | None
+    cpu_devices: int | None
 
 
 def parse(argv: Sequence[str], modes: Mapping[str, Callable[..., Any]]) -> Asked:
@@ -128,6 +131,8 @@ def _flags(modes: Mapping[str, Callable[..., Any]]) -> flags.FlagValues:
     flags.DEFINE_string("output", None, "File to write predictions to, *.csv or *.jsonl; else they are printed.", given)
     text = "Classes to name for each query, the most probable one first; 1 unless given."
     flags.DEFINE_integer("top", None, text, 1, flag_values=given)
+    text = "XLA devices to divide the CPU into; as many as the cores that the run can use unless given."
+    flags.DEFINE_integer("cpu_devices", None, text, 1, flag_values=given)
     return given
 
 

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 SEEDS, TASKS = "seeds", "tasks"  # the axes of the mesh
+ALIGNMENT = 64  # bytes; where host memory is aligned to it, CPU devices read that memory and copy nothing
 
 
 def keep_compiled() -> None:
@@ -23,6 +24,41 @@ def keep_compiled() -> None:
     if jax.config.values["jax_compilation_cache_dir"] is None and home != "~":  # "~": a user who has none
         jax.config.update("jax_compilation_cache_dir", str(Path(home, ".cache", "reptile_jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # a run compiles many small programs
+
+
+def usable_cores() -> int:
+    """Returns the number of cores that this process may use: its affinity, and the quota of its container on Linux."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # no control groups of version 2, or no quota, which is "max"
+        group = Path("/proc/self/cgroup").read_text().strip().rpartition("::/")[2]
+        quota, period = Path("/sys/fs/cgroup", group, "cpu.max").read_text().split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
+def best_cpu_devices(config: ConfigDict, cores: int) -> int:
+    """Returns how many CPU devices train a run fastest: the fewest whose busiest one has the fewest tasks to compute.
+
+    One XLA device hardly gains from a second core, because its products are small.
+    """
+
+    def tasks_of_the_busiest(devices: int) -> int:
+        rows = math.gcd(config.num_seeds, devices)
+        shared_by = 1 if config.inner_state == "sequential" else devices // rows
+        return config.num_seeds // rows * -(-config.meta_batch // shared_by)
+
+    return min(range(1, cores + 1), key=tasks_of_the_busiest)
+
+
+def cpu_devices_given() -> bool:
+    """Whether the environment says how many CPU devices JAX has."""
+    by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    return by_flag or "JAX_NUM_CPU_DEVICES" in os.environ
+
+
+def make_cpu_devices(number: int) -> None:
+    """Divides the CPU into so many XLA devices; called before JAX has any device."""
+    jax.config.update("jax_num_cpu_devices", number)
 
 
 def mesh_of(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -51,9 +87,35 @@ def each(f: Callable[..., Any], *xs: Any, at_once: bool) -> Any:
 
 
 def put(mesh: Mesh, tree: Any, *axes: str) -> Any:
-    """Places host arrays, the same in every process, on a mesh, their leading axes along `axes` of it."""
+    """Places host arrays, the same in every process, on a mesh, their leading axes along `axes` of it.
+
+    CPU devices share the arrays' memory where they are whole there, so nobody may write to them afterwards.
+    """
     sharding = NamedSharding(mesh, PartitionSpec(*axes))
-    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), tree)
+
+    def placed(x: np.ndarray) -> jax.Array:
+        x = _aligned(np.asarray(x))
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(placed, tree)
+
+
+def _aligned(x: np.ndarray) -> np.ndarray:
+    """Returns an array in memory that CPU devices can share, which is itself or a copy."""
+    if x.ctypes.data % ALIGNMENT == 0 and x.flags.c_contiguous:
+        return x
+    memory = np.empty(x.nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    copy = memory[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
+    copy[...] = x
+    return copy
+
+
+def machine(mesh: Mesh) -> str:
+    """Describes what a run computes on, as far as its rounding depends on it, as "2 cpu devices of 4 cores"."""
+    device = mesh.devices.flat[0]
+    cores = f" of {usable_cores()} cores" if device.platform == "cpu" else ""
+    return f"{mesh.size} {device.device_kind} device{'s' if mesh.size > 1 else ''}{cores}"
 
 
 def is_main() -> bool:

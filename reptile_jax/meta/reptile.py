@@ -31,7 +31,7 @@ class Spread(NamedTuple):
 
     Attributes:
         at_once: whether the tasks of a device run together, vmapped.
-        real: [tasks] bool, which of this device's tasks count; the others fill up. None: all.
+        real: [tasks] bool, which of this device's tasks count; the others fill up, and come last. None: all count.
         axis: name of the mapped axis over which the meta-batch is spread, None where it is not.
     """
 
@@ -110,7 +110,11 @@ def mean_over_tasks(f: Callable[[TrainTask], Any], tasks: TrainTask, spread: Spr
         def add(total: Any, task: tuple[TrainTask, jax.Array]) -> tuple[Any, None]:
             return jax.tree.map(lambda t, x: t + x if _is_float(x) else x, total, counted(*task)), None
 
-        total, _ = lax.scan(add, zero, (tasks, real))
+        if spread.real is None:
+            total, _ = lax.scan(add, zero, (tasks, real))
+        else:  # those that fill up come last and are passed over, all but one, which gives the whole numbers
+            one = lambda i, total: add(total, jax.tree.map(lambda x: x[i], (tasks, real)))[0]  # noqa: E731
+            total = lax.fori_loop(0, jnp.maximum(1, jnp.sum(real)), one, zero)
     count = jnp.sum(real)
     if spread.axis is not None:
         total, count = _floats(lambda x: lax.psum(x, spread.axis), total), lax.psum(count, spread.axis)

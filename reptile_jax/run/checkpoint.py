@@ -51,7 +51,7 @@ class Checkpoints:
             )
             self._manager = ocp.CheckpointManager(self._folder, options=options)
 
-    def save(self, states: MetaState, config: ConfigDict, rows: int, fingerprint: str = "") -> None:
+    def save(self, states: MetaState, config: ConfigDict, rows: int, fingerprint: str = "", machine: str = "") -> None:
         """Writes a checkpoint, unless this meta-iteration has one, and removes the oldest beyond `KEPT`.
 
         Of several processes each has to call it, and one writes.
@@ -61,6 +61,7 @@ class Checkpoints:
             config: the run's config.
             rows: of metrics.jsonl, which are on the disk.
             fingerprint: of the data that the run is trained on.
+            machine: what computed the states, as `devices.machine` describes it.
 
         Raises:
             CheckpointError: it could not be written; those before stay.
@@ -77,7 +78,8 @@ class Checkpoints:
                     replace_text(self._folder / WRITING, str(iteration))
             self._manager.save(iteration, args=items)
             if is_main():
-                _seal(self.path(iteration), states, rows, fingerprint)
+                of_run = {"rows": rows, "fingerprint": fingerprint, "machine": machine}
+                _seal(self.path(iteration), states, of_run)
                 (self._folder / WRITING).unlink()
         except ElsewhereError:
             raise
@@ -106,6 +108,10 @@ class Checkpoints:
     def fingerprint(self, iteration: int) -> str:
         """Reads the fingerprint of the data that a checkpoint was trained on; "" where it is not known."""
         return _read_seal(self.path(iteration)).get("fingerprint", "")
+
+    def machine(self, iteration: int) -> str:
+        """Reads what computed a checkpoint; "" where it is not known."""
+        return _read_seal(self.path(iteration)).get("machine", "")
 
     def restore(self, iteration: int, like: MetaState) -> MetaState:
         """Reads a checkpoint into a state with the structure, shapes, dtypes and devices of `like`.
@@ -239,11 +245,11 @@ def _unfinished(workdir: Path) -> str:
     return name if name.isdecimal() and not (workdir / FOLDER / name / SEAL).exists() else ""
 
 
-def _seal(path: Path, states: MetaState, rows: int, fingerprint: str) -> None:
+def _seal(path: Path, states: MetaState, of_run: dict[str, Any]) -> None:
     """Writes the seal of a checkpoint."""
     files = [file for file in sorted(path.rglob("*")) if file.is_file()]
     sums = {str(file.relative_to(path)): _checksum(file.read_bytes()) for file in files}
-    content = {"arrays": _arrays(states), "files": sums, "rows": rows, "fingerprint": fingerprint}
+    content = {"arrays": _arrays(states), "files": sums} | of_run
     replace_text(path / SEAL, json.dumps(content | {"checksum": _checksum(json.dumps(content).encode())}))
 
 

@@ -126,7 +126,7 @@ def train_program(
     ) -> tuple[MetaState, Progress]:
         numbers = lax.axis_index(TASKS) * share + jnp.arange(share, dtype=jnp.int32)
         tasks, real = jnp.minimum(numbers, config.meta_batch - 1), numbers < config.meta_batch
-        spread = Spread(together, real, TASKS)
+        spread = Spread(together, None if share * mesh.shape[TASKS] == config.meta_batch else real, TASKS)
 
         shared, of_seeds = source
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from reptile_jax.config import ConfigError, completed, differences, seeds_of, validate
-from reptile_jax.devices import agreed, is_main, mesh_of, put, same_everywhere, together
+from reptile_jax.devices import agreed, is_main, machine, mesh_of, put, same_everywhere, together
 from reptile_jax.files import LockedError, lock, replace_text
 from reptile_jax.meta.reptile import MetaState
 from reptile_jax.progress import progress_bar
@@ -86,13 +86,15 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, pretrained: str 
             if is_main():
                 checkpoint.set_aside_after(workdir, newest)
         if newest is None and pretrained is not None:  # once the run has a config, it has these weights
-            Checkpoints(workdir, write=True).save(states, config, 0, data.fingerprint)
+            Checkpoints(workdir, write=True).save(states, config, 0, data.fingerprint, machine(mesh))
         with together():
             if is_main():
                 replace_text(workdir / "config.json", config.to_json(indent=2) + "\n")
                 if newest is not None:
                     begun = f"; pretrained={pretrained} is for runs that begin" if pretrained else ""
-                    print(f"Resuming {workdir} at meta-iteration {newest}{begun}.", file=sys.stderr)
+                    before, now = Checkpoints(workdir).machine(newest), machine(mesh)
+                    moved = f"; it was on {before}, and rounding differs on {now}" if before not in ("", now) else ""
+                    print(f"Resuming {workdir} at meta-iteration {newest}{begun}{moved}.", file=sys.stderr)
         states = train(config, workdir, data, states, mesh, stop)
         return evaluate(config, workdir, data, states, mesh, stop, source_of(workdir, workdir))
 
@@ -250,7 +252,7 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
                 bar.set_postfix(recent, refresh=False)
             if done % config.checkpoint_interval == 0 or done == config.meta_iters or stopping:
                 metrics.flush()
-                checkpoints.save(states, config, len(metrics.rows), data.fingerprint)
+                checkpoints.save(states, config, len(metrics.rows), data.fingerprint, machine(mesh))
             if stopping:
                 raise Interrupted(
                     stopping, f"interrupted at meta-iteration {done}, saved: the same command goes on from there"

@@ -1,0 +1,97 @@
+"""The devices that a program makes of the cores it may use."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from reptile_jax import devices
+from reptile_jax.devices import best_cpu_devices, usable_cores
+from reptile_jax.testing.eight_devices import distance
+from reptile_jax.testing.small_runs import SMALL, run, same_bits, small, state_of
+
+FIELDS = SMALL | {"meta_batch": 5, "meta_iters": 4, "checkpoint_interval": 2}
+
+
+@pytest.mark.parametrize(
+    ("fields", "by_cores"),
+    [
+        ({"meta_batch": 5}, {1: 1, 2: 2, 3: 3, 4: 3, 5: 5, 64: 5}),  # 5 tasks on 4 devices take as long as on 3
+        ({"meta_batch": 1}, {1: 1, 2: 1, 64: 1}),
+        ({"meta_batch": 1, "num_seeds": 3}, {2: 1, 3: 3, 4: 3}),  # devices and seeds have to divide
+        ({"meta_batch": 5, "num_seeds": 3}, {2: 2, 4: 3, 16: 15}),
+        ({"meta_batch": 5, "inner_state": "sequential"}, {16: 1}),
+        ({"meta_batch": 5, "inner_state": "sequential", "num_seeds": 4}, {2: 2, 16: 4}),
+    ],
+)
+def test_devices_by_cores(fields, by_cores):
+    assert {cores: best_cpu_devices(small(**fields), cores) for cores in by_cores} == by_cores
+
+
+def test_the_cores_are_those_that_the_process_may_use():
+    code = "import os; from reptile_jax.devices import usable_cores as n; print(n())"
+    one = f"import os; os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}}); {code}"
+    here, there = (
+        int(subprocess.run([sys.executable, "-c", text], capture_output=True, check=True, text=True).stdout)
+        for text in (code, one)
+    )
+    assert here == usable_cores() and there == 1
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("max 100000", 8), ("300000 100000", 3), ("50000 100000", 1)])
+def test_the_quota_of_a_container(monkeypatch, quota, cores):
+    files = {"/proc/self/cgroup": "0::/box\n", "/sys/fs/cgroup/box/cpu.max": f"{quota}\n"}
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(devices.Path, "read_text", lambda path: files[str(path)])
+    assert usable_cores() == cores
+
+
+def test_a_run_goes_on_with_another_number_of_devices_and_says_so(tmp_path):
+    """Two devices round otherwise than one; what the environment says is left alone."""
+
+    def trained(workdir, *flags, **more):
+        done = run(f"--workdir={workdir}", *flags, cwd=tmp_path, **more, **FIELDS)
+        assert done.returncode == 0, done.stderr
+        return done.stderr, state_of(tmp_path / workdir, small(**FIELDS))
+
+    def interrupt(workdir):
+        (tmp_path / workdir / "checkpoints" / "4").rename(tmp_path / f"newest of {workdir}")
+
+    _, one = trained("one", "--cpu_devices=1")
+    _, two = trained("two", "--cpu_devices=2")
+    assert not same_bits(one, two) and distance(one, two) < 1e-3
+    interrupt("two")
+    said, again = trained("two", "--cpu_devices=2")
+    assert "Resuming two at meta-iteration 2.\n" in said and same_bits(again, two)
+    interrupt("one")
+    said, moved = trained("one", env=os.environ | {"JAX_NUM_CPU_DEVICES": "2"})
+    on = f"of {usable_cores()} cores"
+    told = f"Resuming one at meta-iteration 2; it was on 1 cpu device {on}, and rounding differs on 2 cpu devices {on}."
+    assert told in said and distance(moved, one) < 1e-3
+
+
+def test_a_program_makes_the_devices_that_its_tasks_can_fill(tmp_path):
+    done = run("--workdir=run", cwd=tmp_path, **FIELDS)
+    assert done.returncode == 0
+    (seal,) = (tmp_path / "run" / "checkpoints" / "4").glob("seal.json")
+    expected = best_cpu_devices(small(**FIELDS), usable_cores())
+    assert f'"machine": "{expected} cpu device' in seal.read_text()
+
+
+def test_no_devices_are_refused(tmp_path):
+    failed = run("--cpu_devices=0", cwd=tmp_path, **FIELDS)
+    assert failed.returncode == 1 and "cpu_devices=0" in failed.stderr and failed.stderr.count("\n") == 1
+
+
+def test_cpu_devices_share_the_data():
+    """As a process of eight devices sees them; what is cut along the mesh is not shared."""
+    code = (
+        "import jax, numpy as np; from jax.sharding import Mesh; from reptile_jax.devices import put;"
+        "mesh = Mesh(np.array(jax.devices())[None], ('seeds', 'tasks')); x = np.ones((8, 1000, 1001), np.uint8);"
+        "print(*[len({y.data.unsafe_buffer_pointer() for y in put(mesh, x, *axes).addressable_shards})"
+        " for axes in ((), (None, 'tasks'))])"
+    )
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": "8"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout == "1 8\n", done.stderr
