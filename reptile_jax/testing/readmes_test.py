@@ -1,10 +1,11 @@
-"""Checks the READMEs: links, length, and that that every config is described."""
+"""Checks the READMEs: links, length, and that every config and rung is described."""
 
 import re
 
 import pytest
 
 from configs import default
+from parity_tests.ladder import RUNGS
 from reptile_jax import command_line
 from reptile_jax.config import field_names
 from reptile_jax.testing.readmes import ROOT, readmes
@@ -79,3 +80,11 @@ def test_every_config_and_field_is_described():
     described = set(re.findall(r"`([a-z_.]+)`", text.partition("## Fields")[2]))
     fields = field_names(default.get_config())
     assert described & fields and not {name for name in described if name.startswith("data.")} - fields
+
+
+def test_every_rung_is_in_the_table():
+    table = readmes()["parity_tests/README.md"]
+    rows = re.findall(r"(?m)^\| ([^|]+) \| (float\d+) \| ([^|]+) \| ([^|]+) \|$", table)
+    assert [row[:2] for row in rows] == [(rung.name, rung.precision) for rung in RUNGS]
+    for (_, _, tolerance, difference), rung in zip(rows, RUNGS, strict=True):
+        assert float(tolerance) == rung.tolerance >= float(difference)
