@@ -139,6 +139,19 @@ def _norm_backward(residuals: Any, grad: jax.Array) -> tuple[jax.Array, jax.Arra
 batch_norm_relu.defvjp(_norm_forward, _norm_backward)
 
 
+def statistics_of(x: jax.Array, real: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the mean and the (biased) variance [channels] of some images of a batch.
+
+    Args:
+        x: [batch, height, width, channels].
+        real: bool [batch], the images that count; at least one does.
+    """
+    shares = real.astype(x.dtype) / jnp.sum(real).astype(x.dtype) / (x.shape[1] * x.shape[2])
+    shares = shares.reshape(-1, 1, 1, 1)
+    mean = jnp.sum(x * shares, axis=(0, 1, 2))
+    return mean, jnp.sum(jnp.square(x - mean.reshape(1, 1, 1, -1)) * shares, axis=(0, 1, 2))
+
+
 class Conv3x3Stride2(nn.Module):
     """Convolution as `conv3x3_stride2`, with a trained Glorot-uniform kernel and no bias.
 
@@ -164,8 +177,12 @@ class BatchNormRelu(nn.Module):
     """`batch_norm_relu` with a trained scale (initially 1) and bias (initially 0) per channel."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> the same shape."""
+    def __call__(self, x: jax.Array, real: jax.Array | None = None) -> jax.Array:
+        """[batch, height, width, channels] -> the same shape; `real` is what `padded.apply_padded` gives."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), x.dtype)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), x.dtype)
-        return batch_norm_relu(x, scale, bias)
+        if real is None:
+            return batch_norm_relu(x, scale, bias)
+        mean, variance = statistics_of(x, real)
+        factor = scale * lax.rsqrt(variance + NORM_EPSILON)
+        return jax.nn.relu((x - mean.reshape(1, 1, 1, -1)) * factor.reshape(1, 1, 1, -1) + bias.reshape(1, 1, 1, -1))

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 
-from reptile_jax.networks.pooled import conv_norm_pool_relu
+from reptile_jax.networks.pooled import conv_norm_pool_relu, padded_norm_pool_relu
 from reptile_jax.networks.pooled_images import images_norm_pool_relu
 
 FEW_CHANNELS = 4
@@ -37,10 +37,15 @@ class ConvNormPoolRelu(nn.Module):
     convolution: str = "auto"
 
     @nn.compact
-    def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> [batch, ceil(height/2), ceil(width/2), features]."""
+    def __call__(self, x: jax.Array, kernel: jax.Array, real: jax.Array | None = None) -> jax.Array:
+        """[batch, height, width, channels] -> [batch, ceil(height/2), ceil(width/2), features].
+
+        `real` is what `padded.apply_padded` gives.
+        """
         scale = self.param("scale", nn.initializers.ones, (kernel.shape[-1],), x.dtype)
         bias = self.param("bias", nn.initializers.zeros, (kernel.shape[-1],), x.dtype)
+        if real is not None:
+            return padded_norm_pool_relu(x, kernel, scale, bias, self.convolution, real)
         _, height, width, channels = x.shape
         if channels <= FEW_CHANNELS and height % 2 == width % 2 == 0 and self.convolution == "auto":
             return images_norm_pool_relu(x, kernel, scale, bias)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from reptile_jax.networks.convolution import CONVOLUTIONS
-from reptile_jax.networks.layers import NORM_EPSILON
+from reptile_jax.networks.layers import NORM_EPSILON, statistics_of
 
 
 def sign_of(scale: jax.Array) -> jax.Array:
@@ -144,3 +144,12 @@ def _backward(convolution: str, residuals: Any, grad: jax.Array) -> tuple[jax.Ar
 
 
 conv_norm_pool_relu.defvjp(_forward, _backward)
+
+
+def padded_norm_pool_relu(
+    x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array, convolution: str, real: jax.Array
+) -> jax.Array:
+    """`conv_norm_pool_relu` of a batch in which only the images where `real`, bool [batch], holds have statistics."""
+    sign = sign_of(scale)
+    y = CONVOLUTIONS[convolution].convolve(x, kernel * along(sign, kernel))
+    return jax.nn.relu(normalised(largest(*_quarters(y))[0], *statistics_of(y, real), scale * sign, bias).before_relu)

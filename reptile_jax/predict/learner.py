@@ -1,27 +1,30 @@
 """A trained initialisation on classes of one's own: load it, adapt it to a few images, predict."""
 
+import itertools
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import random
-from ml_collections import ConfigDict
+from jax import lax, random
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from reptile_jax.config import ConfigError, seeds_of
 from reptile_jax.data import DATA_SETS
-from reptile_jax.meta.episodes import Examples, mini_batches
-from reptile_jax.meta.inner_loop import Params, inner_loop
-from reptile_jax.meta.protocols import beside_support
-from reptile_jax.meta.reptile import MetaState
+from reptile_jax.meta.episodes import Examples
+from reptile_jax.meta.inner_loop import OptState, Params, inner_step
+from reptile_jax.networks.padded import apply_padded
 from reptile_jax.predict import adapted_file
 from reptile_jax.predict.pictures import Pictures, pixels_of, query_files, support_files
 from reptile_jax.run.pretrained import load
 from reptile_jax.run.programs import inner_loop_of, network_of
 from reptile_jax.tasks.images import as_numbers
+
+# A batch is filled up to a power of two and at least to these, so that few sizes are compiled. A larger support set
+# costs the inner loop nothing, because it reads its mini-batches alone.
+SMALLEST_BATCH, SMALLEST_SUPPORT = 8, 32
 
 
 class Adapted:
@@ -33,8 +36,7 @@ class Adapted:
 
     def __init__(self, config: ConfigDict, phi: Params, support: np.ndarray, classes: np.ndarray) -> None:
         """Takes the weights' config, the adapted weights, what they were adapted to (pixels), and its classes."""
-        self._config, self._phi, self._pixels, self.classes = config, phi, support, classes
-        self._network, self._support = network_of(config), self._numbers(support)
+        self._config, self._phi, self._support, self.classes = FrozenConfigDict(config), phi, support, classes
 
     def predict(self, images: Pictures, transductive: bool = False) -> np.ndarray:
         """Predicts the classes of images.
@@ -61,17 +63,21 @@ class Adapted:
         """
         sequence = images if isinstance(images, np.ndarray) else query_files(_several(images))
         if transductive or not len(sequence):
-            outputs = _together(self._network, self._phi, self._numbers(pixels_of(self._config, sequence)))
+            outputs = self._together(pixels_of(self._config, sequence))
         else:
             outputs = np.stack([self._alone(sequence[i : i + 1]) for i in range(len(sequence))])
-        return np.asarray(jax.nn.softmax(outputs[:, : len(self.classes)]))
+        of_classes = outputs[:, : len(self.classes)]
+        powers = np.exp(of_classes - of_classes.max(-1, keepdims=True))
+        return powers / powers.sum(-1, keepdims=True)
 
     def _alone(self, image: Pictures) -> np.ndarray:
-        query = self._numbers(pixels_of(self._config, image))[0]
-        return np.asarray(_beside(self._network, self._phi, self._support, query))
+        """The outputs [outputs] for one query, in one batch with the support set."""
+        return self._together(np.concatenate([pixels_of(self._config, image), self._support]))[0]
 
-    def _numbers(self, pixels: np.ndarray) -> jax.Array:
-        return as_numbers(self._config, jnp.asarray(pixels), jax.tree.leaves(self._phi)[0].dtype)
+    def _together(self, pixels: np.ndarray) -> np.ndarray:
+        """The outputs [n, outputs] for images [n, ...] that are one batch."""
+        count = len(pixels)
+        return np.asarray(_outputs(self._config, self._phi, _filled_up(pixels, SMALLEST_BATCH), count))[:count]
 
     def save(self, path: str | Path) -> None:
         """Writes everything that `load` needs into one file, *.safetensors.
@@ -80,7 +86,7 @@ class Adapted:
             WeightsError: the file's name has another ending.
             OSError: it cannot be written.
         """
-        adapted_file.save(path, adapted_file.Content(self._config, self._phi, self._pixels, self.classes.tolist()))
+        adapted_file.save(path, adapted_file.Content(self._config, self._phi, self._support, self.classes.tolist()))
 
     @classmethod
     def load(cls, path: str | Path) -> "Adapted":
@@ -125,7 +131,7 @@ class Learner:
         index = 0 if seed is None else seeds.index(seed)
         self.classes: int = self.config.classes
         self._start = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[index]), states)
-        self._adapt = jax.jit(self._adapted)
+        self._frozen = FrozenConfigDict(self.config)  # a compiled program's key
 
     def adapt(
         self, images: Pictures, labels: np.ndarray | Sequence[int] | Sequence[str] | None = None, seed: int = 0
@@ -144,6 +150,24 @@ class Learner:
             ConfigError: the classes are too many or too few, or learning them makes weights that are not finite.
             DataError: a folder is missing or has no images, or a file is no image.
         """
+        return self.trace(images, labels, [self.config.eval_iters], seed)[0]
+
+    def trace(
+        self,
+        images: Pictures,
+        labels: np.ndarray | Sequence[int] | Sequence[str] | None,
+        steps: Sequence[int],
+        seed: int = 0,
+    ) -> list[Adapted]:
+        """Learns classes as `adapt` does, and keeps what the network is after each of some steps, a rising sequence.
+
+        The other arguments and the errors are those of `adapt`; step 0 is the initialisation.
+
+        Raises:
+            ValueError: the steps do not rise from 0 to at most `eval_iters`.
+        """
+        if not steps or list(steps) != sorted({*steps}) or not 0 <= steps[0] <= steps[-1] <= self.config.eval_iters:
+            raise ValueError(f"steps={[*steps]} are not possible: give rising numbers from 0 to {self.config.eval_iters}")
         if labels is None:
             if not isinstance(images, str | Path):
                 raise ValueError("there are no labels: give one for each image, or a folder of the classes' folders")
@@ -155,10 +179,18 @@ class Learner:
         classes, targets = np.unique(given, return_inverse=True)
         self._check(classes, count)
         support = pixels_of(self.config, images)
-        phi = self._adapt(self._start, _filled_up(support), self._batches(targets, seed))
-        if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(phi)):
+        rows = _batch_rows(self.config, len(support), seed)
+        batches = Examples(rows, targets.astype(np.int32)[rows])
+        phi, opt_state = self._start.params, self._start.opt_state
+        if self.config.inner_state == "reset":
+            opt_state = jax.tree.map(jnp.zeros_like, opt_state)
+        filled, found = _filled_up(support, SMALLEST_SUPPORT), []
+        for first, last in itertools.pairwise((0, *steps)):
+            phi, opt_state = _advanced(self._frozen, phi, opt_state, filled, batches, first, last)
+            found.append(Adapted(self.config, phi, support, classes))
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(phi)):
             raise ConfigError("learning these classes makes weights that are not finite: train with less learning_rate")
-        return Adapted(self.config, phi, support, classes)
+        return found
 
     def _check(self, classes: np.ndarray, images: int) -> None:
         """Raises ConfigError where the weights cannot learn so many classes from so many images."""
@@ -172,34 +204,59 @@ class Learner:
         if self.config.replacement and images < self.config.eval_batch:
             raise ConfigError(f"{images} images are less than eval_batch={self.config.eval_batch}: give more")
 
-    def _batches(self, labels: np.ndarray, seed: int) -> Examples:
-        """Mini-batches of the support set, as its rows."""
-        config, n = self.config, len(labels)
-        examples = Examples(jnp.arange(n, dtype=jnp.int32), jnp.asarray(labels, jnp.int32))
-        return mini_batches(random.key(seed), examples, config.eval_batch, config.eval_iters, config.replacement)
 
-    def _adapted(self, start: MetaState, pixels: jax.Array, batches: Examples) -> Params:
-        loop = inner_loop_of(self.config, (pixels, None))
-        fresh = self.config.inner_state == "reset"
-        opt_state = loop.optimizer.init(start.params) if fresh else start.opt_state
-        phi, _, _ = inner_loop(loop, start.params, opt_state, batches)
-        return phi
+@partial(jax.jit, static_argnums=0)
+def _advanced(
+    config: FrozenConfigDict,
+    phi: Params,
+    opt_state: OptState,
+    pixels: jax.Array,
+    batches: Examples,
+    first: jax.Array,
+    last: jax.Array,
+) -> tuple[Params, OptState]:
+    """Takes the inner steps first, first + 1, ... last - 1; the batches are all of the inner loop's."""
+    loop = inner_loop_of(config, (pixels, None))
+
+    def step(i: jax.Array, state: tuple[Params, OptState]) -> tuple[Params, OptState]:
+        return inner_step(loop, *state, jax.tree.map(lambda x: x[i], batches))[:2]
+
+    return lax.fori_loop(first, last, step, (phi, opt_state))
 
 
 @partial(jax.jit, static_argnums=0)
-def _beside(network: nn.Module, phi: Params, support: jax.Array, query: jax.Array) -> jax.Array:
-    return beside_support(network.apply, phi, support, query)
+def _outputs(config: FrozenConfigDict, phi: Params, pixels: jax.Array, count: jax.Array) -> jax.Array:
+    """The outputs of the first `count` images, as if there were no more: [batch, outputs]."""
+    images = as_numbers(config, pixels, jax.tree.leaves(phi)[0].dtype)
+    return apply_padded(network_of(config), phi, images, jnp.arange(len(pixels)) < count)
 
 
-@partial(jax.jit, static_argnums=0)
-def _together(network: nn.Module, phi: Params, queries: jax.Array) -> jax.Array:
-    return jnp.asarray(network.apply(phi, queries))
+@partial(jax.jit, static_argnums=1)
+def _bits(key: jax.Array, count: int) -> jax.Array:
+    return random.bits(key, (count,), jnp.uint32)
 
 
-def _filled_up(pixels: np.ndarray) -> np.ndarray:
-    """Fills images up with rows that no mini-batch holds, to a power of two: few sizes are compiled."""
-    more = (1 << (len(pixels) - 1).bit_length()) - len(pixels)
-    return np.pad(pixels, ((0, more), (0, 0), (0, 0), (0, 0)))
+def _batch_rows(config: ConfigDict, examples: int, seed: int) -> np.ndarray:
+    """Returns what `episodes.mini_batches` gives of so many examples: their rows, int32 [eval_iters, eval_batch].
+
+    The random bits are those of the largest size, of which a smaller one is the beginning, so that one program makes
+    them for all, and their order is found on the host.
+    """
+    steps, batch, most = config.eval_iters, config.eval_batch, _size(examples, SMALLEST_SUPPORT)
+    shuffles = steps if config.replacement else -(-steps * batch // examples)
+    bits = np.asarray(_bits(random.key(seed), steps * most if config.replacement else steps * batch + most))
+    order = np.argsort(bits[: shuffles * examples].reshape(shuffles, examples), axis=-1, kind="stable")
+    rows = order[:, :batch] if config.replacement else order.reshape(-1)[: steps * batch].reshape(steps, batch)
+    return rows.astype(np.int32)
+
+
+def _size(images: int, smallest: int) -> int:
+    """The number of rows that so many images are filled up to."""
+    return max(smallest, 1 << (images - 1).bit_length())
+
+
+def _filled_up(pixels: np.ndarray, smallest: int) -> np.ndarray:
+    return np.pad(pixels, ((0, _size(len(pixels), smallest) - len(pixels)), (0, 0), (0, 0), (0, 0)))
 
 
 def _several(images: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:

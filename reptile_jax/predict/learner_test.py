@@ -20,7 +20,7 @@ from reptile_jax.config import ConfigError
 from reptile_jax.data import DATA_SETS, glyphs, split
 from reptile_jax.meta.episodes import Examples, mini_batches
 from reptile_jax.meta.inner_loop import inner_step
-from reptile_jax.predict.learner import Learner
+from reptile_jax.predict.learner import Learner, _batch_rows
 from reptile_jax.run import pretrained, weights_file
 from reptile_jax.run.checkpoint import CheckpointError
 from reptile_jax.run.programs import inner_loop_of, network_of
@@ -96,6 +96,57 @@ def test_it_is_the_evaluation_step_by_step(workdir, drawings):
         np.testing.assert_allclose(adapted.predict_probabilities(drawings[1], transductive), expected, atol=1e-4)
         others = Learner(workdir).adapt(drawings[0], LABELS, seed=4).predict_probabilities(drawings[1], transductive)
         assert np.abs(others - expected).max() > 1e-3, "a check that cannot fail"
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+def test_the_mini_batches_are_those_of_an_evaluation(replacement):
+    config = small(eval_batch=4, eval_iters=7, replacement=replacement)
+    for examples in range(4 if replacement else 2, 40):
+        rows = jnp.arange(examples, dtype=jnp.int32)
+        expected = mini_batches(random.key(5), rows, config.eval_batch, config.eval_iters, replacement)
+        np.testing.assert_array_equal(_batch_rows(config, examples, 5), expected)
+    assert (_batch_rows(config, examples, 6) != expected).any(), "a check that cannot fail"
+
+
+def test_the_steps_are_those_of_shorter_adaptations(workdir, drawings):
+    learner = Learner(workdir)
+    trace = learner.trace(drawings[0], LABELS, (0, 1, 3))
+    found = [adapted.predict_probabilities(drawings[1]) for adapted in trace]
+    np.testing.assert_array_equal(found[-1], learner.adapt(drawings[0], LABELS).predict_probabilities(drawings[1]))
+    assert same_bits(trace[0]._phi, learner._start.params)
+    loop = inner_loop_of(learner.config, (jnp.asarray(drawings[0], jnp.float32)[..., None], None))
+    rows = _batch_rows(learner.config, len(LABELS), 0)[0]
+    first = Examples(jnp.asarray(rows), jnp.asarray(LABELS[rows], jnp.int32))
+    phi, _, _ = inner_step(loop, learner._start.params, learner._start.opt_state, first)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), trace[1]._phi, phi)
+    assert min(np.abs(found[i] - found[i + 1]).max() for i in range(2)) > 1e-3
+    for steps in ((), (1, 0), (1, 1), (-1, 2), (0, 4)):
+        with pytest.raises(ValueError, match="give rising numbers from 0 to 3"):
+            learner.trace(drawings[0], LABELS, steps)
+
+
+def test_one_example_more_compiles_nothing(workdir, drawings):
+    """Counted by JAX's own event of a compilation, which it reports for programs of its disk cache, too."""
+    compiled = []
+    event = "/jax/core/compile/backend_compile_duration"
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+    images, learner = drawings[0].reshape(3, 5, 28, 28), Learner(workdir)
+
+    def ask(classes, shots, queries):
+        labels = np.repeat(np.arange(classes), shots)
+        for adapted in learner.trace(images[:classes, :shots].reshape(-1, 28, 28), labels, (0, 1, 3)):
+            for transductive in (False, True):
+                adapted.predict_probabilities(drawings[1][:queries], transductive)
+        return compiled.count(event)
+
+    ask(3, 5, 1)
+    before = ask(2, 1, 1)
+    for shots in range(1, 6):
+        for classes in (2, 3):
+            assert ask(classes, shots, 1 + shots) == before
+    assert ask(3, 5, 9) == before, "the size of the largest support set serves nine queries, too"
+    learner.adapt(np.tile(images.reshape(-1, 28, 28), (3, 1, 1)), np.tile(LABELS, 3))
+    assert compiled.count(event) > before, "a check that cannot fail"
 
 
 def test_only_what_it_was_taught_is_predicted(workdir, drawings):
