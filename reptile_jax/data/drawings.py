@@ -1,4 +1,4 @@
-"""A person's own drawing as Omniglot's are prepared: 28x28 pixels of ink and paper, a pen about as wide as theirs."""
+"""A person's own drawing as Omniglot's are prepared: 28x28 pixels of ink and paper; pen, size and place as theirs."""
 
 import numpy as np
 from PIL import Image
@@ -9,15 +9,19 @@ from reptile_jax.data.prepared import upright
 CANVAS = 105  # pixels, height and width of Omniglot's originals, whose every 3.75th pixel is taken
 PEN = 5.5  # pixels of the canvas: the width of Omniglot's pen, as `_pen` measures it
 THIN, THICK = 4.0, 7.5  # pixels of the canvas: 99.7 % of Omniglot's pens are between, and left as they are
+LENGTH = 67.0  # pixels of the canvas: the median of the longer side of Omniglot's characters
 
 
 def prepare_drawing(image: Image.Image) -> np.ndarray:
     """Prepares one drawing, dark on light or light on dark.
 
     Grey, on white where it is transparent; split into ink and paper by Otsu's threshold, paper being what there is more
-    of; filled up with paper to a square; reduced to Omniglot's 105x105, where a pen that is too thin or too thick gets
-    the width of Omniglot's; and every 3.75th pixel taken, as of Omniglot. A one-bit drawing of 105x105 with such a pen
-    gives what Omniglot's preparation does, one of 28x28 stays.
+of; cut to the character and filled up with paper to a square in whose middle it has the size that is usual in
+    Omniglot; reduced to Omniglot's 105x105, where a pen that is too thin or too thick gets the width of Omniglot's; and
+    every 3.75th pixel taken, as of Omniglot. A drawing of 28x28 stays as it is.
+
+    Every character is given the one size and place, because that makes them easier to tell apart than they are in
+    Omniglot itself: see the numbers in `predict/drawings_test.py`.
 
     Args:
         image: of any mode and size.
@@ -32,13 +36,20 @@ def prepare_drawing(image: Image.Image) -> np.ndarray:
     light = grey > otsu(grey)
     paper = np.mean(light) >= 0.5
     ink = light != paper
-    side = max(ink.shape)
-    above, left = (side - length for length in ink.shape)
-    ink = np.pad(ink, [(above // 2, above - above // 2), (left // 2, left - left // 2)])
-    if side != SIZE:
-        ink = _reduced(ink)
+    if ink.shape != (SIZE, SIZE):
+        ink = _reduced(_placed(ink))
     drawing = Image.fromarray(~ink).resize((SIZE, SIZE))  # of one bit, as Omniglot's: the nearest pixel
     return np.asarray(drawing, np.uint8)[..., None]
+
+
+def _placed(ink: np.ndarray) -> np.ndarray:
+    """Puts a character, its longer side of `LENGTH`, into the middle of a square that stands for the canvas."""
+    (top, bottom), (left, right) = (np.flatnonzero(ink.any(axis))[[0, -1]] + [0, 1] for axis in (1, 0))
+    height, width = bottom - top, right - left
+    side = round(max(height, width) * CANVAS / LENGTH)
+    placed = np.zeros((side, side), bool)
+    placed[(side - height) // 2 :, (side - width) // 2 :][:height, :width] = ink[top:bottom, left:right]
+    return placed
 
 
 def _reduced(ink: np.ndarray) -> np.ndarray:
