@@ -16,7 +16,7 @@ def prepare_drawing(image: Image.Image) -> np.ndarray:
     """Prepares one drawing, dark on light or light on dark.
 
     Grey, on white where it is transparent; split into ink and paper by Otsu's threshold, paper being what there is more
-of; cut to the character and filled up with paper to a square in whose middle it has the size that is usual in
+    of; cut to the character and filled up with paper to a square in whose middle it has the size that is usual in
     Omniglot; reduced to Omniglot's 105x105, where a pen that is too thin or too thick gets the width of Omniglot's; and
     every 3.75th pixel taken, as of Omniglot. A drawing of 28x28 stays as it is.
 

@@ -38,10 +38,35 @@ def differing(a, b):
     return ((a & ~near(b)).sum() + (b & ~near(a)).sum()) / (a.sum() + b.sum())
 
 
-def test_an_original_is_prepared_as_omniglot_was():
-    """One bit, 105x105, lines as wide as Omniglot's: every pixel is the nearest one."""
-    image = house(105, 6).convert("1")
-    np.testing.assert_array_equal(drawn(image), np.asarray(image.resize((28, 28), Image.NEAREST), np.uint8))
+def test_a_drawing_like_omniglots_is_prepared_as_omniglot_was():
+    """One bit, of the usual size in the middle of 105x105, lines as wide as Omniglot's: every pixel is the nearest."""
+    character = house(105, 6).convert("1").crop((17, 17, 88, 88))  # ends where the ink ends
+    ink = ~np.asarray(character)
+    character = character.crop((*np.argwhere(ink).min(0)[::-1], *(np.argwhere(ink).max(0)[::-1] + 1)))
+    character = character.resize((67, 67))
+    canvas = Image.new("1", (105, 105), 1)
+    canvas.paste(character, (19, 19))
+    wanted = np.asarray(canvas.resize((28, 28), Image.NEAREST), np.uint8)
+    np.testing.assert_array_equal(drawn(canvas), wanted)
+    assert differing(np.roll(wanted, 4, 0), wanted) > 0.2, "a check that cannot fail"
+
+
+@pytest.mark.parametrize(("size", "corner"), [(105, (0, 0)), (40, (0, 60)), (25, (70, 35)), (60, (40, 40))])
+def test_size_and_place_do_not_matter(size, corner):
+    page = Image.new("L", (420, 420), 255)
+    page.paste(house(4 * size, max(4, size // 5)), tuple(4 * x for x in corner))
+    wanted = drawn(house(105, 5))
+    assert differing(drawn(page), wanted) < 0.05
+    if size < 105:
+        assert differing(np.asarray(page.convert("1").resize((28, 28)), np.uint8), wanted) > 0.2
+    rows, columns = (np.flatnonzero((drawn(page) == 0).any(axis)) for axis in (1, 0))
+    assert 16 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 19  # 67 of 105 is 17.9 of 28
+
+
+def test_a_dot_is_a_drawing():
+    page = Image.new("L", (50, 50), 255)
+    page.putpixel((3, 40), 0)
+    assert 0 < np.mean(drawn(page) == 0) < 0.5
 
 
 def test_a_drawing_of_the_size_stays():

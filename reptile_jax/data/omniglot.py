@@ -101,6 +101,11 @@ class OmniglotCharacters(tfds.core.GeneratorBasedBuilder):
             yield name, {"alphabet": alphabet, "character": character, "drawings": drawings}
 
 
+def is_prepared(data_dir: str = "") -> bool:
+    """Whether the copy that `load` reads is on the disk, so that nothing is downloaded."""
+    return _copy_in(_folder(data_dir).expanduser(), OmniglotCharacters).exists()
+
+
 def load(
     data_dir: str = "", archives: str = "", builder_class: type[OmniglotCharacters] = OmniglotCharacters
 ) -> Characters:
@@ -119,10 +124,10 @@ def load(
         DataError: an archive is missing or unsound, it cannot be downloaded, the prepared copy is damaged, or it
             cannot be written.
     """
-    folder = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    folder = _folder(data_dir)
     try:
         folder = folder.expanduser()
-        copy = folder / builder_class.name / str(builder_class.VERSION)
+        copy = _copy_in(folder, builder_class)
         if not copy.exists():
             _prepare(folder, copy, archives, builder_class)
     except (OSError, RuntimeError) as error:  # the latter is how ArrayRecord says that the disk is full
@@ -136,6 +141,14 @@ def load(
         raise DataError(
             f"the prepared copy of Omniglot cannot be read ({_reason(error)}): delete {copy} and start again"
         ) from error
+
+
+def _folder(data_dir: str) -> Path:
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+
+
+def _copy_in(folder: Path, builder_class: type[OmniglotCharacters]) -> Path:
+    return folder / builder_class.name / str(builder_class.VERSION)
 
 
 def _read(builder: OmniglotCharacters) -> Characters:

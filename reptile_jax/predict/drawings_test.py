@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from reptile_jax.data import DATA_SETS
 from reptile_jax.data.images import split
@@ -85,11 +85,29 @@ def test_the_pen_and_the_size_cost_little():
     def nearest(image):
         return np.asarray(image.convert("1", dither=Image.Dither.NONE).resize((28, 28)), np.uint8)
 
+    def on_a_page(image, share):
+        """Small, somewhere on a larger page; of 1 the character alone, which fills the picture."""
+        drawing = redrawn(image, 400, 20)
+        if share == 1:
+            return drawing.crop(ImageOps.invert(drawing).getbbox())
+        room = int(400 / share) - 400
+        page = Image.new("L", (400 + room,) * 2, 255)
+        page.paste(drawing, tuple(rng.integers(0, room + 1, 2).tolist()))
+        return page
+
     original = prepared(lambda image: image, nearest)
     assert original > 90
-    assert abs(prepared(lambda image: image) - original) < 1  # nearly all are the same pixels
+    itself = prepared(lambda image: image)
+    print(f"in one size and place: {itself:.1f} %, original {original:.1f} %")
+    assert itself > original
     for size, pen in ((105, 1), (105, 3), (600, 6), (1200, 4), (300, 24)):
         redrawn_ones = prepared(lambda image, size=size, pen=pen: redrawn(image, size, pen))
         print(f"pen of {pen} in {size}: {redrawn_ones:.1f} %, original {original:.1f} %")
         assert redrawn_ones > original - 3
+    for share in (0.25, 0.5, 1):
+        rng = np.random.default_rng(1)
+        small = prepared(lambda image, share=share: on_a_page(image, share))
+        print(f"{share:.0%} of the page: {small:.1f} %, original {original:.1f} %")
+        assert small > original - 3
     assert prepared(lambda image: redrawn(image, 400, 4), nearest) < original - 10, "a check that cannot fail"
+    assert prepared(lambda image: on_a_page(image, 0.5), nearest) < original - 10, "a check that cannot fail"

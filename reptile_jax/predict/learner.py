@@ -167,7 +167,9 @@ class Learner:
             ValueError: the steps do not rise from 0 to at most `eval_iters`.
         """
         if not steps or list(steps) != sorted({*steps}) or not 0 <= steps[0] <= steps[-1] <= self.config.eval_iters:
-            raise ValueError(f"steps={[*steps]} are not possible: give rising numbers from 0 to {self.config.eval_iters}")
+            raise ValueError(
+                f"steps={[*steps]} are not possible: give rising numbers from 0 to {self.config.eval_iters}"
+            )
         if labels is None:
             if not isinstance(images, str | Path):
                 raise ValueError("there are no labels: give one for each image, or a folder of the classes' folders")
