@@ -1,9 +1,9 @@
-"""Convolution and batch norm that stay fast when every task has weights of its own.
+"""Convolution and batch norm that stay fast when every task has its own weights.
 
-Under `vmap` over weights `lax.conv_general_dilated` becomes a grouped convolution, which XLA's CPU back end runs about
-ten times slower than the matrix product it amounts to. Here the convolution is strided slices and one (batched) matrix
-product; the gradients of both layers are written out, because the transposes that automatic differentiation makes of
-slices and of the batch statistics cost more than the products themselves.
+Under `vmap` over weights, `lax.conv_general_dilated` becomes a grouped convolution. XLA's CPU back end runs it about
+ten times slower than the equivalent matrix product. The convolution here consists of strided slices and one (batched)
+matrix product. The gradients of both layers are written by hand, because the transposes that automatic differentiation
+makes of slices and of batch statistics cost more than the products themselves.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ NORM_EPSILON = 1e-3  # added to the variance (TensorFlow's default; PyTorch's an
 
 
 def _columns(x: jax.Array) -> jax.Array:
-    """The 3x3 patches at stride 2, TensorFlow's SAME padding: [b, h, w, c] -> [b, ceil(h/2), ceil(w/2), 9c]."""
+    """Returns the 3x3 patches at stride 2 with SAME padding: [b, h, w, c] -> [b, ceil(h/2), ceil(w/2), 9c]."""
     (top, bottom), (left, right) = _padding(x.shape[1]), _padding(x.shape[2])
     height, width = (x.shape[1] + 1) // 2, (x.shape[2] + 1) // 2
     x = jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
@@ -29,15 +29,15 @@ def _columns(x: jax.Array) -> jax.Array:
 
 
 def _padding(size: int) -> tuple[int, int]:
-    """TensorFlow's SAME padding of a 3-wide window at stride 2: an even size pads (0, 1), an odd one (1, 1)."""
+    """Returns TensorFlow's SAME padding for a window of 3 at stride 2: (0, 1) for an even size, else (1, 1)."""
     return (0, 1) if size % 2 == 0 else (1, 1)
 
 
 def _interleave(taps: jax.Array, axis: int, size: int) -> jax.Array:
-    """Adds the three taps of each output position back to the input positions they were read from, along one axis.
+    """Adds the three taps of each output position to the input positions that they were read from, along one axis.
 
-    The transpose of the strided slices: of the padded input, even positions 2m were read as tap 0 of output m and as
-    tap 2 of output m-1, odd positions 2m+1 as tap 1 of output m.
+    This is the transpose of the strided slices. In the padded input, an even position 2m was read as tap 0 of output m
+    and as tap 2 of output m-1, and an odd position 2m+1 was read as tap 1 of output m.
 
     Args:
         taps: array with 3 taps on axis 0.
@@ -90,7 +90,7 @@ conv3x3_stride2.defvjp(_conv_forward, _conv_backward)
 
 
 def lax_conv3x3_stride2(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same as `conv3x3_stride2`, by XLA's own convolution."""
+    """Computes the same as `conv3x3_stride2` with XLA's own convolution."""
     return lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
@@ -105,9 +105,9 @@ CONVOLUTIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 def batch_norm_relu(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     """Normalises every channel by the batch's own mean and variance, scales, shifts, and applies ReLU.
 
-    relu(scale * (x - mean) / sqrt(var + 1e-3) + bias), mean and (biased) variance over batch, height and width.
-    There are no running averages: training, adaptation and evaluation all use the statistics of the batch at hand, as
-    the released code does.
+    The result is relu(scale * (x - mean) / sqrt(var + 1e-3) + bias), where mean and (biased) variance are taken over
+    batch, height and width. There are no running averages: training, adaptation and evaluation all use the statistics
+    of the current batch, as in the released code.
 
     Args:
         x: [batch, height, width, channels].
@@ -155,7 +155,7 @@ def statistics_of(x: jax.Array, real: jax.Array) -> tuple[jax.Array, jax.Array]:
 class Conv3x3Stride2(nn.Module):
     """Convolution as `conv3x3_stride2`, with a trained Glorot-uniform kernel and no bias.
 
-    The released network has one, but a bias in front of batch norm changes no output and has a gradient of zero.
+    The released network has a bias, but a bias before batch norm changes no output, and its gradient is zero.
 
     Attributes:
         features: output channels.

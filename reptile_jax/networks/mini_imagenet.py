@@ -12,7 +12,7 @@ FEW_CHANNELS = 4
 class Kernel(nn.Module):
     """A trained Glorot-uniform kernel for `x`, and no bias.
 
-    The released network has one, but a bias in front of batch norm changes no output and has a gradient of zero.
+    The released network has a bias, but a bias before batch norm changes no output, and its gradient is zero.
 
     Attributes:
         features: output channels.
@@ -53,7 +53,7 @@ class ConvNormPoolRelu(nn.Module):
 
 
 class MiniImageNetClassifier(nn.Module):
-    """Four times convolution, batch norm, max pooling and ReLU, then a dense layer (released: `MiniImageNetModel`).
+    """Four layers of convolution, batch norm, max pooling and ReLU, then a dense layer (released: `MiniImageNetModel`).
 
     Attributes:
         classes: number of outputs.
@@ -70,8 +70,8 @@ class MiniImageNetClassifier(nn.Module):
         """Returns logits.
 
         Args:
-            images: [batch, height, width, channels], 0 to 1, of the dtype to compute in; as released 84x84x3. The
-                batch's own statistics are used, so the logits of an image depend on the images beside it.
+            images: [batch, height, width, channels], 0 to 1, of the dtype to compute in; 84x84x3 in the released
+                code. Batch norm uses the batch's own statistics, so the logits of an image depend on the other images.
 
         Returns:
             [batch, classes].

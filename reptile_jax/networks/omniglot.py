@@ -7,7 +7,7 @@ from reptile_jax.networks.layers import BatchNormRelu, Conv3x3Stride2
 
 
 class OmniglotClassifier(nn.Module):
-    """Four times convolution, batch norm and ReLU, then a dense layer (released code: `OmniglotModel`).
+    """Four layers of convolution, batch norm and ReLU, then a dense layer (released code: `OmniglotModel`).
 
     Attributes:
         classes: number of outputs.
@@ -24,8 +24,9 @@ class OmniglotClassifier(nn.Module):
         """Returns logits.
 
         Args:
-            images: [batch, height, width, channels], of the dtype to compute in; as released 28x28x1, ink 0 and paper
-                1. The batch's own statistics are used, so the logits of an image depend on the images beside it.
+            images: [batch, height, width, channels], of the dtype to compute in; 28x28x1 with ink 0 and paper 1 in the
+                released code. Batch norm uses the batch's own statistics, so the logits of an image depend on the other
+                images.
 
         Returns:
             [batch, classes].

@@ -1,4 +1,4 @@
-"""The perceptron of the sine waves, in Flax: two hidden layers."""
+"""The perceptron for sine waves, in Flax: two hidden layers."""
 
 from collections.abc import Callable
 
@@ -10,8 +10,9 @@ from jax import random
 class Perceptron(nn.Module):
     """Two hidden layers and an output layer (paper, section 4.1: 1 -> 64 -> 64 -> 1).
 
-    Kernels and biases of a layer with n inputs begin uniformly between -1 / sqrt(n) and 1 / sqrt(n), as PyTorch's do,
-    whose layers the released script has: with biases of zero every hidden unit of the first layer would bend at x = 0.
+    The initial kernels and biases of a layer with n inputs are uniform between -1 / sqrt(n) and 1 / sqrt(n), as in
+    PyTorch, whose layers the released script uses. With biases of zero, every hidden unit of the first layer would bend
+    at x = 0.
 
     Attributes:
         outputs: number of outputs.

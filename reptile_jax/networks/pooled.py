@@ -1,10 +1,12 @@
-"""Convolution, batch norm, 2x2 max pooling and ReLU as one layer, with its gradient written out.
+"""Convolution, batch norm, 2x2 max pooling and ReLU as one layer, with a gradient written by hand.
 
-Batch norm is a rising function of its input where its scale is positive. Pooling first therefore leaves the same
-outputs, and a quarter of them to normalise. A negative scale is a positive one behind a kernel of the other sign.
+If its scale is positive, batch norm is an increasing function of its input. Pooling can therefore come first, which
+gives the same outputs and leaves a quarter of the values to normalise. A negative scale equals a positive scale after a
+kernel with the opposite sign.
 
-Of a window's equal values the first in reading order has the gradient, as in PyTorch and TensorFlow. (Only where a
-scale is zero, and all values of a window are equal for that reason, is it the largest before the norm.)
+If values of a window are equal, the first one in reading order gets the gradient, as in PyTorch and TensorFlow. (If a
+scale is zero, all values of a window are equal after the norm. Only then does the largest value before the norm get the
+gradient.)
 """
 
 from functools import partial
@@ -19,14 +21,14 @@ from reptile_jax.networks.layers import NORM_EPSILON, statistics_of
 
 
 def sign_of(scale: jax.Array) -> jax.Array:
-    """1, or -1 where the scale is negative."""
+    """Returns 1, or -1 where the scale is negative."""
     return jnp.where(scale < 0, -1, 1).astype(scale.dtype)
 
 
 def largest(first: jax.Array, second: jax.Array, third: jax.Array, fourth: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the largest of four values, and which of them it is, 0 to 3; of equal ones the first.
+    """Returns the largest of four values and its number, 0 to 3; the first one if several are equal.
 
-    Comparisons and selections, because XLA computes a maximum, with its rules for what is not a number, more slowly.
+    This uses comparisons and selections, because XLA's maximum is slower: it has rules for values that are not numbers.
     """
     above, below = first >= second, third >= fourth
     upper, lower = jnp.where(above, first, second), jnp.where(below, third, fourth)
@@ -36,7 +38,7 @@ def largest(first: jax.Array, second: jax.Array, third: jax.Array, fourth: jax.A
 
 
 class Norm(NamedTuple):
-    """Batch norm of pooled values, its scale positive.
+    """Batch norm of pooled values, with a positive scale.
 
     Attributes:
         normal: the pooled values, normalised, [..., channels].
@@ -52,12 +54,12 @@ class Norm(NamedTuple):
 
     @property
     def before_relu(self) -> jax.Array:
-        """The norm's output."""
+        """Returns the norm's output."""
         return self.normal * along(self.scale, self.normal) + along(self.bias, self.normal)
 
 
 def along(channels: jax.Array, x: jax.Array) -> jax.Array:
-    """Gives an array [channels] as many axes as x [..., channels] has."""
+    """Returns an array [channels] with as many axes as x [..., channels] has."""
     return channels.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
@@ -75,9 +77,9 @@ def norm_gradients(norm: Norm, grad: jax.Array) -> tuple[jax.Array, jax.Array, j
 
 
 def _quarters(x: jax.Array) -> list[jax.Array]:
-    """The four positions of every 2x2 window, in reading order: [b, h, w, c] -> 4 x [b, ceil(h/2), ceil(w/2), c].
+    """Returns the positions of each 2x2 window in reading order: [b, h, w, c] -> 4 x [b, ceil(h/2), ceil(w/2), c].
 
-    An odd size is padded on the right and at the bottom (TensorFlow's SAME) with what never wins the maximum.
+    An odd size is padded on the right and at the bottom (TensorFlow's SAME) with a value that is never the maximum.
     """
     height, width = x.shape[1:3]
     x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), constant_values=-jnp.inf)
@@ -85,7 +87,7 @@ def _quarters(x: jax.Array) -> list[jax.Array]:
 
 
 def _from_quarters(quarters: list[jax.Array], height: int, width: int) -> jax.Array:
-    """Puts the four positions back: the transpose of `_quarters`."""
+    """Puts the four positions back; this is the transpose of `_quarters`."""
     rows = [jnp.stack(quarters[i : i + 2], axis=3) for i in (0, 2)]  # 2 x [b, h', w', 2, c]
     x = jnp.stack(rows, axis=2)  # [b, h', 2, w', 2, c]
     batch, outputs_high, _, outputs_wide, _, channels = x.shape
@@ -98,8 +100,9 @@ def conv_norm_pool_relu(
 ) -> jax.Array:
     """Convolves, normalises every channel by the batch's own mean and variance, scales, shifts, pools, applies ReLU.
 
-    relu(max over 2x2 windows of scale * (y - mean) / sqrt(var + 1e-3) + bias), y the convolution at stride 1 with SAME
-    padding, mean and (biased) variance over batch, height and width. Windows that an odd size cuts are smaller.
+    The result is relu(max over 2x2 windows of scale * (y - mean) / sqrt(var + 1e-3) + bias), where y is the convolution
+    at stride 1 with SAME padding, and mean and (biased) variance are taken over batch, height and width. If a size is
+    odd, the last windows are smaller.
 
     Args:
         x: [batch, height, width, in].

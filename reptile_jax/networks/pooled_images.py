@@ -1,11 +1,11 @@
-"""The layer of `pooled` for images, whose few channels make a convolution's products thin beside its large output.
+"""The layer of `pooled` for images. Images have few channels, so the matrix products are thin and the output is large.
 
-Each 2x2 window of outputs sees a 4x4 patch of the images. One product of these patches with the kernel at its four
-positions gives the four outputs side by side, so that pooling reads them once and nothing else has to: their mean and
-variance follow from the patches' own products, and so does all of the kernel's gradient but for the winners' part.
+Each 2x2 window of outputs depends on a 4x4 patch of the images. One product of these patches with the kernel at its
+four positions gives the four outputs side by side, and only the pooling reads them. Their mean and variance follow
+from the products of the patches with themselves. So does the kernel's gradient, except for the part of the maxima.
 
-With P the 3x3 patches, a row for each of n outputs, p the mean row, and C = P'P/n - pp' their covariance, a channel of
-outputs is y = P k; then mean(y) = p'k, var(y) = k'C k, and P'(y - mean(y)) / n = C k.
+Let P be the 3x3 patches, with one row for each of n outputs, p the mean row, and C = P'P/n - pp' their covariance. A
+channel of outputs is y = P k; then mean(y) = p'k, var(y) = k'C k, and P'(y - mean(y)) / n = C k.
 """
 
 from typing import Any
@@ -17,10 +17,10 @@ from reptile_jax.networks.pooled import along, conv_norm_pool_relu, largest, nor
 
 
 def _patches(x: jax.Array) -> jax.Array:
-    """The 4x4 patches at stride 2, one pixel of padding around: [b, h, w, c] -> [b * h/2 * w/2, 16c].
+    """Returns the 4x4 patches at stride 2, with a padding of one pixel: [b, h, w, c] -> [b * h/2 * w/2, 16c].
 
-    Their channels are moved by the mean of a few pixels, which moves the outputs by a constant, and that batch norm
-    takes away: the variance is then no small difference of large numbers.
+    The mean of a few pixels is subtracted from each channel. This changes the outputs by a constant, which batch norm
+    removes, and it keeps the variance from being a small difference of large numbers.
     """
     batch, height, width, channels = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))) - jnp.mean(x[:, ::8, ::8], axis=(0, 1, 2), keepdims=True)
@@ -32,7 +32,7 @@ def _patches(x: jax.Array) -> jax.Array:
 
 
 def _four_positions(kernel: jax.Array) -> jax.Array:
-    """The kernel at its four positions in a 4x4 patch: [3, 3, in, out] -> [16 * in, 4 * out], as `_patches` orders."""
+    """Returns the kernel at its four positions in a 4x4 patch, ordered as `_patches`: -> [16 * in, 4 * out]."""
     channels, outputs = kernel.shape[2:]
     moved = [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in range(2) for j in range(2)]
     blocks = jnp.stack(moved, axis=-2).reshape(
@@ -42,13 +42,13 @@ def _four_positions(kernel: jax.Array) -> jax.Array:
 
 
 def _summed(products: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The transpose of `_four_positions`: [16 * in, 4 * out] -> [3, 3, in, out]."""
+    """Returns the transpose of `_four_positions`: [16 * in, 4 * out] -> [3, 3, in, out]."""
     return jax.linear_transpose(_four_positions, kernel)(products)[0]
 
 
 @jax.custom_vjp
 def images_norm_pool_relu(x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """The same as `pooled.conv_norm_pool_relu`, for even height and width."""
+    """Computes the same as `pooled.conv_norm_pool_relu`, for even height and width."""
     return _forward(x, kernel, scale, bias)[0]
 
 
@@ -58,7 +58,7 @@ def _forward(x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array)
     positive = kernel * along(sign_of(scale), kernel)
     patches, kernels = _patches(x), _four_positions(positive)
     products = _summed(patches.T @ patches @ kernels, kernel) / count  # P'P k / n
-    # By a product, because XLA would compute the patches anew for a sum.
+    # This is a product, because XLA would compute the patches again for a sum.
     sums = jnp.broadcast_to(patches.T @ jnp.ones((len(patches), 1), x.dtype), kernels.shape)
     mean_patch = _summed(sums, kernel) / count  # p, for every channel
     mean = jnp.sum(mean_patch * positive, axis=(0, 1, 2))
@@ -76,7 +76,7 @@ def _quarters(y: jax.Array) -> list[jax.Array]:
 
 def _backward(residuals: Any, grad: jax.Array) -> tuple[jax.Array, ...]:
     x, kernel, scale, bias, patches, y, norm, mean_patch, covariances = residuals
-    # Training has no use for the images' gradient, and the compiler leaves out what nobody uses.
+    # Training does not use the gradient of the images, so the compiler leaves it out.
     _, pull = jax.vjp(lambda x: conv_norm_pool_relu(x, kernel, scale, bias), x)
     (grad_x,) = pull(grad)
     grad, grad_scale, grad_bias = norm_gradients(norm, grad.reshape(norm.normal.shape))
