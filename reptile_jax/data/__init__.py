@@ -18,18 +18,18 @@ from reptile_jax.data.omniglot_archive import BACKGROUND, DRAWINGS, EVALUATION
 
 
 class DataSet(NamedTuple):
-    """What there is to know of a data set; every function takes a config's `data`.
+    """The properties of a data set; every function takes a config's `data`.
 
     Attributes:
-        kind: the kind of task its tasks are, a key of `tasks.KINDS`.
-        label: its name where results are shown; synthetic data is called that.
-        values: that fields of a config can have with it; every other field can have any.
-        scale: what the pixels are divided by, to be numbers from 0 to 1.
-        train_classes: classes to train on where the config's `data.train_classes` is 0; 0: four fifths.
-        describe: the data set without its pixels.
-        load: reads it, images as `Images`; raises DataError where it is missing or damaged.
-        prepare: one image of another source as this data's images are: uint8 [size, size, channels]; ValueError where
-            it cannot be. None: the data is no images.
+        kind: the kind of its tasks, a key of `tasks.KINDS`.
+        label: its name in results; the label of synthetic data says so.
+        values: field -> the values that it may have with this data set; other fields may have any value.
+        scale: the divisor that makes numbers from 0 to 1 of the pixels.
+        train_classes: the number of training classes if the config's `data.train_classes` is 0; 0 means four fifths.
+        describe: returns the data set without its pixels.
+        load: reads the data set, images as `Images`; raises DataError if it is missing or damaged.
+        prepare: makes an image of another source like the images of this data set: uint8 [size, size, channels];
+            raises ValueError if it cannot. None means that the data set has no images.
         preparation: what `prepare` does, in a few words.
     """
 
@@ -45,7 +45,7 @@ class DataSet(NamedTuple):
 
 
 def _omniglot(data: ConfigDict) -> Images:
-    from reptile_jax.data import omniglot  # here, because TFDS takes seconds to import and other data has no need of it
+    from reptile_jax.data import omniglot  # here, because TFDS takes seconds to import and other data does not need it
 
     return as_images(omniglot.load(data.dir, data.archives))
 
@@ -74,7 +74,7 @@ _CHARACTERS = {"data.size": (SIZE,), "data.channels": (1,)}
 _WAVES = {  # a point is one number, and a wave has no labels
     "data.size": (1,), "data.channels": (1,), "data.rotations": (False,), "data.train_classes": (0,), "classes": (1,),
     "data.validation_classes": (0,), "eval_set": ("auto", "test"), "transductive": (False,),
-    "model.name": ("perceptron", "perceptron_relu"),  # by name: their module would bring JAX along
+    "model.name": ("perceptron", "perceptron_relu"),  # as text, because their module would import JAX
 }  # fmt: skip
 
 DATA_SETS = {
@@ -111,5 +111,5 @@ __all__ = [
 
 
 def num_train(data: ConfigDict, classes: int) -> int:
-    """Returns how many of so many classes are for training, those held out for validation included."""
+    """Returns how many of the classes are for training, including those that are held out for validation."""
     return data.train_classes or DATA_SETS[data.name].train_classes or round(0.8 * classes)

@@ -1,6 +1,7 @@
-"""What lies in a folder of images: its sets, classes and files, and what is wrong with them. No image is opened here.
+"""Lists a folder of images: its sets, classes and files, and what is wrong with them. Opens no image.
 
-A folder is CLASS/*, or train/ and test/ (and val/) of CLASS/* each; each of the three may be a zip file, train.zip.
+A folder holds CLASS/*, or train/ and test/ (and val/), each with CLASS/*. Each of the three may be a zip file, such as
+train.zip.
 """
 
 import functools
@@ -39,7 +40,7 @@ class Listing(NamedTuple):
     """What a folder of images holds.
 
     Attributes:
-        parts: "train", "validation" (where there is one) and "test"; or "" alone, whose classes are split by seed.
+        parts: "train", "validation" (if there is one) and "test"; or only "", whose classes a seed splits.
         state: SHA-256 of the names, sizes and times of all files.
     """
 
@@ -66,7 +67,7 @@ def folder_of(data: ConfigDict) -> Path:
     """Returns the folder that a config's `data` names.
 
     Raises:
-        DataError: it names none.
+        DataError: `data` names no folder.
     """
     if not data.dir:
         raise DataError("data.dir is empty: name the folder of the images with --config.data.dir=DIR")
@@ -74,12 +75,12 @@ def folder_of(data: ConfigDict) -> Path:
 
 
 def counted(parts: dict[str, Part]) -> dict[str, dict[str, int]]:
-    """Returns set -> class -> number of its images."""
+    """Returns the number of images by set and class."""
     return {name: {label: len(files) for label, files in part.classes.items()} for name, part in parts.items()}
 
 
 def description(sets: dict[str, dict[str, int]]) -> Description:
-    """Returns classes, set -> class -> number of its images, as every data set describes them."""
+    """Returns the description of a data set from the number of images by set and class."""
     names = tuple(name for classes in sets.values() for name in classes)
     counts = tuple(count for classes in sets.values() for count in classes.values())
     if list(sets) == [""]:
@@ -89,7 +90,7 @@ def description(sets: dict[str, dict[str, int]]) -> Description:
 
 
 def listed_again(folder: Path) -> Listing:
-    """Lists a folder as `listing` does, and sees to it that it is as it was described.
+    """Lists a folder as `listing` does, and checks that it has not changed since it was described.
 
     Raises:
         DataError: what `listing` raises, or the folder has changed.
@@ -104,8 +105,8 @@ def listing(directory: Path) -> Listing:
     """Lists a folder of images.
 
     Raises:
-        DataError: there is no such folder, something in it cannot be read or has no place there, a set has no
-            classes, a class has no images or is in two sets, or a zip file is damaged or climbs out of itself.
+        DataError: there is no such folder, something in it cannot be read or does not belong there, a set has no
+            classes, a class has no images or is in two sets, or a zip file is damaged or has paths that leave it.
     """
     if not directory.is_dir():
         raise DataError(f"data.dir={str(directory)!r} is no folder: give the folder that holds the classes' folders")
@@ -131,7 +132,7 @@ def _places(directory: Path) -> dict[str, Path]:
             raise DataError(f"{directory} has both {folder}/ and {folder}.zip: leave one of them there")
         if both:
             found[name] = both[0]
-    # A class may be called "train", too: its folder holds images, not folders.
+    # A class may have the name "train"; its folder then holds images, not folders.
     split = {"train", "test"} <= set(found) or any(not place.is_dir() or _folders(place) for place in found.values())
     if not split:
         return {"": directory}
@@ -174,24 +175,24 @@ def _in_folder(place: Path) -> Part:
 
 
 def _check_circle(folder: Path) -> None:
-    """Raises DataError where a folder is a link to one that it lies in."""
+    """Raises DataError if a folder is a link to a folder that contains it."""
     inside = folder.parent.resolve()
     if folder.resolve() in (inside, *inside.parents):
         raise DataError(f"{folder} is a link in a circle: remove it")
 
 
 def _folders(place: Path) -> list[str]:
-    """Returns the names of the folders in a folder; files beside them are passed over."""
+    """Returns the names of the folders in a folder and ignores its files."""
     return [entry.name for entry in _entries(place) if entry.is_dir()]
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """Returns what is in a folder, sorted by name, hidden files passed over and every link followed once."""
+    """Returns the entries of a folder, sorted by name, without hidden files; follows every link once."""
     try:
         with os.scandir(folder) as entries:
             found = sorted((entry for entry in entries if not passed_over([entry.name])), key=lambda entry: entry.name)
         for entry in found:
-            entry.stat()  # a link to nowhere, or in a circle, has none
+            entry.stat()  # fails for a link to nowhere or in a circle
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read ({error.strerror}): repair or remove it") from error
     return found
@@ -209,7 +210,7 @@ def _in_zip(place: Path, size: int, time: int, _: int) -> Part:
             raise DataError(f"{place}: {name!r} climbs out of the zip file: bring one without such a member")
     paths = {name: name.rstrip("/").split("/") for name in members}
     paths = {name: path for name, path in paths.items() if not passed_over(path)}
-    if all(path[0] == place.stem for path in paths.values()):  # the folder itself was packed
+    if all(path[0] == place.stem for path in paths.values()):  # the zip file contains the folder itself
         paths = {name: path[1:] for name, path in paths.items()}
     classes: dict[str, list[str]] = {}
     for name, path in sorted(paths.items(), key=lambda item: item[1]):
@@ -227,5 +228,5 @@ def _in_zip(place: Path, size: int, time: int, _: int) -> Part:
 
 
 def passed_over(path: Iterable[str]) -> bool:
-    """Whether a path leads to a hidden file, or to what an operating system has put there."""
+    """Returns whether a path leads to a hidden file, or to a file that an operating system added."""
     return any(name.startswith(".") or name.lower() in _OF_SYSTEMS for name in path)

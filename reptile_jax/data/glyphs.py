@@ -1,11 +1,11 @@
-"""`glyphs`: synthetic handwriting, made in a moment and the same on every machine; it is no real data set.
+"""`glyphs`: synthetic handwriting, made in a second and identical on every machine. It is not a real data set.
 
-A character is 1 to 4 pen strokes, each a spline through a few control points that wander like a hand does. A drawing
-of it moves control points and strokes, changes slant, proportions, scale and position, and takes another pen. Pure
-NumPy.
+A character has 1 to 4 pen strokes. Each stroke is a spline through a few control points that wander as a hand does.
+Each drawing of a character moves control points and strokes, changes slant, proportions, scale and position, and uses
+another pen width. This is pure NumPy.
 
-Only additions, products, quotients and comparisons make the pixels: IEEE 754 fixes their results to the last bit,
-which it does not for sines, BLAS products or library rasterisers.
+Only additions, products, quotients and comparisons make the pixels, because IEEE 754 fixes their results to the last
+bit. It does not do so for sines, BLAS products or library rasterisers.
 """
 
 import math
@@ -19,7 +19,7 @@ CHARACTERS = 500
 TRAIN_CHARACTERS = 350
 DRAWINGS = 20  # of each character
 
-_MORE_STROKES = (0.15, 0.55, 0.85)  # a character has one stroke, and one more for each of these a uniform number passes
+_MORE_STROKES = (0.15, 0.55, 0.85)  # one stroke, and one more for each of these that a uniform number exceeds
 _CONTROLS = 6  # control points of a stroke
 _BOX = 16.5  # pixels, the longer side of a character before a drawing changes it
 _SAMPLES = 24  # points between two control points at which the pen is put down: about a quarter of a pixel apart
@@ -77,7 +77,7 @@ def _invent(rng: np.random.Generator) -> _Strokes:
     most = len(_MORE_STROKES) + 1
     shape = (CHARACTERS, most)
 
-    # A stroke sets out in one of 16 directions and bends steadily, or not at all; some have a sharp corner.
+    # A stroke starts in one of 16 directions and bends steadily, or not at all; some strokes have a sharp corner.
     heading = 4 * rng.integers(0, 16, shape)
     bend = np.where(rng.random(shape) < 0.4, 0, rng.integers(-11, 12, shape))
     corner_at = np.where(rng.random(shape) < 0.4, rng.integers(2, _CONTROLS, shape), 0)
@@ -88,7 +88,7 @@ def _invent(rng: np.random.Generator) -> _Strokes:
         heading = heading + bend + rng.integers(-2, 3, shape) + np.where(corner_at == step, corner, 0)
         controls[:, :, step] = controls[:, :, step - 1] + length * _HEADINGS[heading % _TURN]
 
-    # The first stroke is centred; a later one sets out from the one before, or lies anywhere.
+    # The first stroke is centred. A later stroke starts from the previous one, or lies anywhere.
     controls -= (controls.min(2, keepdims=True) + controls.max(2, keepdims=True)) / 2
     anywhere = 0.9 * rng.random((*shape, 2)) - 0.45
     touching = rng.random(shape) < 0.5
@@ -99,7 +99,7 @@ def _invent(rng: np.random.Generator) -> _Strokes:
         offset = np.where(touching[:, stroke, None], joined, anywhere[:, stroke])
         controls[:, stroke] += offset[:, None]
 
-    # All characters are centred and of one size: neither tells them apart.
+    # All characters are centred and have one size, so that neither distinguishes them.
     count = 1 + (rng.random((CHARACTERS, 1)) > _MORE_STROKES).sum(1)
     present = (np.arange(most) < count[:, None])[:, :, None, None]
     low = np.where(present, controls, np.inf).min((1, 2), keepdims=True)
@@ -110,7 +110,7 @@ def _invent(rng: np.random.Generator) -> _Strokes:
 
 
 def _draw(rng: np.random.Generator, strokes: _Strokes) -> np.ndarray:
-    """Draws every character anew, 20 times.
+    """Makes 20 different drawings of every character.
 
     Returns:
         Control points, float64 [strokes, drawings, controls, 2], (x, y) in pixels from the upper left corner.
@@ -120,7 +120,7 @@ def _draw(rng: np.random.Generator, strokes: _Strokes) -> np.ndarray:
     start = points[:, :, :1]
     points = start + (points - start) * (1 + 0.12 * _bell(rng, *shape, 1, 2)) + 0.9 * _bell(rng, *shape, 1, 2)
 
-    # What follows is the same for all strokes of a drawing.
+    # The following changes are the same for all strokes of a drawing.
     whole = (CHARACTERS, DRAWINGS, 1, 2)
     shear = 0.15 * _bell(rng, *whole)[strokes.character]
     size = ((1 + 0.1 * _bell(rng, *whole)) * (1 + 0.13 * _bell(rng, CHARACTERS, DRAWINGS, 1, 1)))[strokes.character]
@@ -165,7 +165,7 @@ def _rasterise(points: np.ndarray, character: np.ndarray, pen: np.ndarray) -> np
     flat = images.reshape(-1)
     first_pixel = (character[:, None] * DRAWINGS + np.arange(DRAWINGS)) * SIZE * SIZE
     reach = (pen * pen)[character][:, :, None]
-    # In units of pixel centres. The pen is smaller than their spacing: only the four around a point can be under it.
+    # Units are distances between pixel centres. The pen is smaller than that, so it can reach only the four nearest.
     points = points - 0.5
     corner = np.floor(points)
     x, y = (points - corner)[..., 0], (points - corner)[..., 1]

@@ -1,4 +1,4 @@
-"""What every data set of images is, how its classes are split, and how turns make more of them. Pure NumPy."""
+"""Defines a data set of images, splits its classes, and makes more classes by rotation. Pure NumPy."""
 
 import hashlib
 import random
@@ -11,7 +11,7 @@ TURNS = (0, 90, 180, 270)  # degrees counter-clockwise
 
 
 class DataError(Exception):
-    """A problem with the data, said in one line that names the file, class or field, and the cure."""
+    """A problem with the data; the message is one line that names the file, class or field, and the cure."""
 
 
 class Description(NamedTuple):
@@ -20,7 +20,8 @@ class Description(NamedTuple):
     Attributes:
         names: of the classes.
         counts: images of each class.
-        sets: the classes of each set, by their place in `names`; None: the data set fixes none, and a seed splits them.
+        sets: the classes of each set, by their place in `names`; None if the data set has no sets and a seed makes
+            them.
     """
 
     names: tuple[str, ...]
@@ -49,14 +50,14 @@ class Images(NamedTuple):
 
 
 def fingerprint(names: tuple[str, ...], counts: np.ndarray, pixels: np.ndarray) -> str:
-    """Returns what tells one data set's content from another's: a checksum of names, sizes and pixels."""
+    """Returns a checksum of names, sizes and pixels, which distinguishes the content of data sets."""
     digest = hashlib.sha256(repr((names, [int(n) for n in counts], pixels.shape)).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
 
 
 def of_equal_classes(pixels: np.ndarray, names: tuple[str, ...]) -> Images:
-    """Returns classes with as many images each: pixels uint8 [classes, images, height, width, channels]."""
+    """Returns classes with equal numbers of images, from pixels uint8 [classes, images, height, width, channels]."""
     classes, images = pixels.shape[:2]
     count = np.full(classes, images, np.int32)
     rows = pixels.reshape(-1, *pixels.shape[2:])
@@ -66,7 +67,7 @@ def of_equal_classes(pixels: np.ndarray, names: tuple[str, ...]) -> Images:
 
 
 def set_sizes(described: Description, num_train: int, validation_classes: int) -> dict[str, int]:
-    """Returns how many classes each set has, before turns make more of them; empty sets are left out."""
+    """Returns how many classes each set has before rotation makes more; leaves out empty sets."""
     if described.sets is not None:
         return {name: len(described.sets[name]) for name in SETS if described.sets.get(name)}
     sizes = (num_train - validation_classes, validation_classes, len(described.names) - num_train)
@@ -82,7 +83,7 @@ def split(images: Images, num_train: int, validation_classes: int, seed: int) ->
 
     Args:
         images: the data set, its classes in any order.
-        num_train: number of training classes, those held out for validation included.
+        num_train: number of training classes, including those that are held out for validation.
         validation_classes: number of training classes to hold out; the released code holds out none.
         seed: seed of the shuffle.
 
@@ -90,7 +91,7 @@ def split(images: Images, num_train: int, validation_classes: int, seed: int) ->
         For each set, its classes by their place in `images.names`.
 
     Raises:
-        DataError: the classes are too few for `num_train`, or `validation_classes` leaves none to train on.
+        DataError: there are too few classes for `num_train`, or `validation_classes` leaves no class to train on.
 
     Source: https://github.com/openai/supervised-reptile, `split_dataset`.
     """
@@ -111,7 +112,7 @@ def split(images: Images, num_train: int, validation_classes: int, seed: int) ->
 
 
 def only(images: Images, classes: np.ndarray) -> Images:
-    """Returns some classes, by their place in `images.names`, in memory alone: [n] int. All of them, in order, stay."""
+    """Returns the classes with these places in `images.names`, [n] int; returns `images` itself for all, in order."""
     if np.array_equal(classes, np.arange(len(images.names))):
         return images
     counts = images.counts[classes]
@@ -126,12 +127,12 @@ def only(images: Images, classes: np.ndarray) -> Images:
 
 
 def turned(images: Images, classes: np.ndarray) -> np.ndarray:
-    """Returns the four turns of each class, as `with_turns` numbers them, class-major: [4 * classes]."""
+    """Returns the numbers that `with_turns` gives to the four turns of each class, class by class: [4 * classes]."""
     return (len(images.names) + len(TURNS) * classes[:, None] + np.arange(len(TURNS))).reshape(-1)
 
 
 def with_turns(images: Images) -> Images:
-    """Adds every class turned by 0, 90, 180 and 270 degrees, each turn a class of its own, behind the classes that are.
+    """Appends every class turned by 0, 90, 180 and 270 degrees; each turn is a separate class.
 
     Source: https://github.com/openai/supervised-reptile, `augment_dataset`.
     """

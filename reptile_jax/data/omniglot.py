@@ -1,7 +1,7 @@
-"""Omniglot through TFDS: prepared once from upstream's archives, read back as one array. No TensorFlow.
+"""Loads Omniglot through TFDS, without TensorFlow: prepares it once from the original archives, and reads one array.
 
-Owns the TFDS builder, and where the prepared copy lies and how it is kept whole: it is written beside its final place
-and renamed, one run at a time.
+This file has the TFDS builder, and decides where the prepared copy is and how it stays whole: one run at a time writes
+it beside its final place and then renames it.
 
 Reference: B. Lake, R. Salakhutdinov, J. Tenenbaum, "Human-level concept learning through probabilistic program
 induction", Science 350 (2015).
@@ -54,14 +54,14 @@ class OmniglotCharacters(tfds.core.GeneratorBasedBuilder):
 
     Attributes:
         ARCHIVES: split -> upstream's archive.
-        archives: folder to read the archives from; "": they are downloaded.
+        archives: folder to read the archives from; "" means that they are downloaded.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012  (TFDS's own interface)
     ARCHIVES = {"background": BACKGROUND, "evaluation": EVALUATION}  # noqa: RUF012
     archives = ""
-    # Where checksums.tsv lies. TFDS would find it with importlib_resources, which it uses but does not require.
+    # The folder of checksums.tsv. TFDS would find it with importlib_resources, which it uses but does not require.
     code_path = epath.Path(__file__)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -109,20 +109,20 @@ def is_prepared(data_dir: str = "") -> bool:
 def load(
     data_dir: str = "", archives: str = "", builder_class: type[OmniglotCharacters] = OmniglotCharacters
 ) -> Characters:
-    """Loads all characters of Omniglot, from the prepared copy if there is one, else preparing it first.
+    """Loads all characters of Omniglot from the prepared copy, and makes the copy first if there is none.
 
     Args:
-        data_dir: TFDS's folder for prepared data; "": TFDS_DATA_DIR if set, else ~/tensorflow_datasets.
-        archives: folder with images_background.zip and images_evaluation.zip; "": they are downloaded. Neither is
-            needed once the copy is prepared.
-        builder_class: the TFDS builder; tests give one with other archives.
+        data_dir: TFDS's folder for prepared data; "" means TFDS_DATA_DIR if it is set, else ~/tensorflow_datasets.
+        archives: folder with images_background.zip and images_evaluation.zip; "" means that they are downloaded.
+            Neither is needed once the copy is prepared.
+        builder_class: the TFDS builder; tests give a builder with other archives.
 
     Returns:
         1,623 characters of 20 drawings: uint8 [1623, 20, 28, 28], ink 0, paper 1.
 
     Raises:
-        DataError: an archive is missing or unsound, it cannot be downloaded, the prepared copy is damaged, or it
-            cannot be written.
+        DataError: an archive is missing, damaged or cannot be downloaded, or the prepared copy is damaged or cannot be
+            written.
     """
     folder = _folder(data_dir)
     try:
@@ -152,7 +152,7 @@ def _copy_in(folder: Path, builder_class: type[OmniglotCharacters]) -> Path:
 
 
 def _read(builder: OmniglotCharacters) -> Characters:
-    """Reads the prepared copy and checks that it is whole; ArrayRecord checks its bytes with hashes of its own."""
+    """Reads the prepared copy and checks that it is whole; ArrayRecord checks its bytes with its own hashes."""
     drawings = {}
     for split, archive in builder.ARCHIVES.items():
         source = builder.as_data_source(split)
@@ -168,7 +168,7 @@ def _read(builder: OmniglotCharacters) -> Characters:
 
 
 def _prepare(folder: Path, copy: Path, archives: str, builder_class: type[OmniglotCharacters]) -> None:
-    """Prepares the copy, unless another run has done so in the meantime."""
+    """Prepares the copy, unless another run has prepared it in the meantime."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f".{builder_class.name}.lock"
 
@@ -181,7 +181,7 @@ def _prepare(folder: Path, copy: Path, archives: str, builder_class: type[Omnigl
         print(f"Preparing Omniglot in {copy}, once", file=sys.stderr)
         builder = builder_class(data_dir=folder)
         builder.archives = archives
-        # TFDS draws a bar of its own for each of several steps of a second, and prints "Unknown size" four times.
+        # TFDS would draw a bar for each of several steps of a second, and print "Unknown size" four times.
         tfds.display_progress_bar(False)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
@@ -194,7 +194,7 @@ def _prepare(folder: Path, copy: Path, archives: str, builder_class: type[Omnigl
 
 
 def _sweep(folder: Path, name: str) -> None:
-    """Removes what failed and killed runs leave behind: half-written copies and half-finished downloads."""
+    """Removes the unfinished copies and downloads of failed and killed runs."""
     for leftover in (*folder.glob(f"{name}/incomplete.*"), *folder.glob(f"downloads/{name}/*.tmp.*")):
         shutil.rmtree(leftover, ignore_errors=True)
 
@@ -226,14 +226,14 @@ def _download(dl_manager: tfds.download.DownloadManager, url: str) -> Path:
 
 
 class _Impatient(requests.adapters.HTTPAdapter):
-    """What TFDS opens connections with: it would wait for a silent server for ever."""
+    """Opens connections for TFDS with a time limit, because TFDS would wait for a silent server for ever."""
 
     def send(self, *args: Any, **kwargs: Any) -> requests.Response:
         return super().send(*args, **kwargs | {"timeout": SILENCE})
 
 
 def _reason(error: BaseException) -> str:
-    """Returns in one line what an exception says."""
+    """Returns the message of an exception in one line."""
     while error.args and isinstance(inner := getattr(error.args[0], "reason", error.args[0]), Exception):
         error = inner  # requests wraps urllib3's exceptions twice
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__

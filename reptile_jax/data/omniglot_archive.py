@@ -1,7 +1,7 @@
-"""Reads upstream's two Omniglot archives, and checks that every drawing is there and sound.
+"""Reads the two original archives of Omniglot, and checks that every drawing is there and undamaged.
 
-Owns what an archive must hold and how a drawing becomes 28x28 pixels. Reads the zip files in place, without unpacking
-them, and knows nothing of TFDS.
+This file defines what an archive must hold and how a drawing becomes 28x28 pixels. It reads the zip files without
+unpacking them, and does not use TFDS.
 """
 
 import io
@@ -23,11 +23,11 @@ _ORIGINAL_SIZE = (105, 105)  # pixels
 
 
 class Archive(NamedTuple):
-    """One of upstream's zip files and what it must hold.
+    """One of the original zip files and what it must hold.
 
     Attributes:
         folder: its top folder; the file is called `folder`.zip.
-        url: where upstream keeps it.
+        url: the address of the original.
         alphabets: number of characters of each alphabet.
     """
 
@@ -37,11 +37,11 @@ class Archive(NamedTuple):
 
     @property
     def file_name(self) -> str:
-        """The archive's name, such as "images_background.zip"."""
+        """Returns the name of the file, such as "images_background.zip"."""
         return f"{self.folder}.zip"
 
     def characters(self) -> list[tuple[str, str]]:
-        """Returns (alphabet, character) of every character, sorted; they are numbered from "character01" on."""
+        """Returns (alphabet, character) of every character, sorted; the first one of an alphabet is "character01"."""
         return [
             (alphabet, f"character{number:02d}")
             for alphabet, count in sorted(self.alphabets.items())
@@ -52,7 +52,7 @@ class Archive(NamedTuple):
 def read_archive(path: Path, archive: Archive, cure: str) -> dict[str, np.ndarray]:
     """Reads every drawing of an archive.
 
-    A drawing is scaled as the released code does: Pillow's `resize` of a one-bit image, whose only filter is nearest
+    A drawing is scaled as in the released code, with Pillow's `resize` of a one-bit image, whose only filter is nearest
     neighbour.
 
     Args:
@@ -65,8 +65,8 @@ def read_archive(path: Path, archive: Archive, cure: str) -> dict[str, np.ndarra
         sorted by (alphabet, character), whatever their order in the file.
 
     Raises:
-        DataError: the file is missing or no sound zip file; a drawing is missing, damaged or of another size or kind;
-            or there is something in it that does not belong there.
+        DataError: the file is missing or is not an undamaged zip file; a drawing is missing, damaged, or has another
+            size or kind; or the file holds something that does not belong there.
 
     Source: https://github.com/openai/supervised-reptile, `Character._read_image`.
     """
@@ -83,17 +83,17 @@ def read_archive(path: Path, archive: Archive, cure: str) -> dict[str, np.ndarra
         raise DataError(f"{path}: {error}: {cure}") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}): {cure}") from None
-    # What zipfile raises for a garbled directory depends on the field that is garbled.
+    # The exception that zipfile raises for a damaged directory depends on the damaged field.
     except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, IndexError, OverflowError) as error:
         raise DataError(f"{path} is no zip file, or is cut short or damaged ({error}): {cure}") from None
 
 
 class _Problem(Exception):
-    """What is wrong inside an archive."""
+    """Something inside an archive is wrong."""
 
 
 def _members(file: zipfile.ZipFile, archive: Archive) -> dict[str, dict[int, zipfile.ZipInfo]]:
-    """Returns character -> number of the drawing (1 to 20) -> member, once all of them are there and nothing else."""
+    """Returns the members by character and drawing (1 to 20), after a check that there is nothing else."""
     pattern = re.compile(rf"{re.escape(archive.folder)}/([^/]+/character\d\d)/\d+_(\d\d)\.png")
     found: dict[str, dict[int, zipfile.ZipInfo]] = {"/".join(name): {} for name in archive.characters()}
     for member in file.infolist():
@@ -101,7 +101,7 @@ def _members(file: zipfile.ZipFile, archive: Archive) -> dict[str, dict[int, zip
         if PurePosixPath(name).is_absolute() or "\\" in name or ".." in PurePosixPath(name).parts:
             raise _Problem(f"member {name!r} climbs out of the archive's folder")
         if not (match := pattern.fullmatch(name)):
-            continue  # folders, and what an operating system adds
+            continue  # folders, and files that an operating system adds
         character, number = match[1], int(match[2])
         if character not in found:
             raise _Problem(f"{character} is no character of this archive")
@@ -131,7 +131,7 @@ def _drawing(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
             return np.asarray(image.resize((SIZE, SIZE)), np.uint8)
     except _Problem:
         raise
-    except Exception:  # a decoder may raise anything for bytes that are no picture
+    except Exception:  # a decoder may raise anything for bytes that are not a picture
         raise _Problem(f"{member.filename} is no PNG image, or a damaged one") from None
 
 

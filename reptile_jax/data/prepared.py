@@ -1,6 +1,6 @@
-"""Images as a network sees them: how one is prepared, and the prepared copy of a whole folder of them.
+"""Prepares images for a network: one image, or a copy of a whole folder of images.
 
-The copy is one array in a file, which is memory-mapped, and a JSON beside it, made once for what the folder holds.
+The copy is one memory-mapped file with an array, and a JSON file. It is made once for the content of the folder.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from reptile_jax.progress import progress_bar
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 FILTER = Image.Resampling.BICUBIC  # Pillow's own default, with antialiasing
-VERSION = 1  # of how images are prepared; another number prepares every folder anew
+VERSION = 1  # version of the preparation; with another number, every folder is prepared again
 _CHUNK = 64  # images that a thread prepares at a time
 
 
@@ -39,9 +39,9 @@ class Prepared(NamedTuple):
 
     Attributes:
         path: of the copy.
-        sets: "train", "validation" (where there is one), "test", or "" alone -> class -> number of its images. Rows
-            come in this order.
-        fingerprint: SHA-256 of sets, class names and pixels, wherever and in whatever format the images lie.
+        sets: the number of images by set ("train", "validation" if there is one, "test", or only "") and class. Rows
+            are in this order.
+        fingerprint: SHA-256 of sets, class names and pixels, independent of the place and format of the images.
     """
 
     path: Path
@@ -50,10 +50,10 @@ class Prepared(NamedTuple):
 
 
 def prepare(image: Image.Image, size: int, channels: int) -> np.ndarray:
-    """Prepares one image: upright as its EXIF says, on white, grey or RGB, squashed to a square (bicubic).
+    """Prepares one image: turns it as its EXIF says, lays it on white, and resizes it to a square (bicubic).
 
     Args:
-        image: of any mode that image files have; of several frames the current one, at first the first.
+        image: of any mode that image files have; if it has several frames, the current one, which is first the first.
         size: height and width of the result in pixels; an image of that size keeps its pixels.
         channels: 1 (grey) or 3 (RGB).
 
@@ -74,7 +74,7 @@ def upright(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Takes the higher 8 of a grey image's 16 bits, as Pillow does itself with colours; others stay."""
+    """Takes the higher 8 of a grey image's 16 bits, as Pillow does for colours; returns other images unchanged."""
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image)
@@ -88,15 +88,15 @@ def read_image(file: Path | IO[bytes], name: str, prepare: Callable[[Image.Image
     """Reads and prepares one image file.
 
     Args:
-        file: to read.
-        name: of the file, for the message.
-        prepare: prepares it.
+        file: the file to read.
+        name: the name of the file for the message.
+        prepare: prepares the image.
 
     Returns:
-        What `prepare` does.
+        The result of `prepare`.
 
     Raises:
-        DataError: the file cannot be read, or is no whole image of one of the formats.
+        DataError: the file cannot be read, or is not a whole image in one of the formats.
     """
     try:
         with Image.open(file, formats=FORMATS) as image:
@@ -124,9 +124,9 @@ def load(data: ConfigDict) -> Images:
 
 
 def prepared(folder: Path, size: int, channels: int) -> Prepared:
-    """Returns the prepared copy of a folder of images; makes it where there is none of what the folder holds now.
+    """Returns the prepared copy of a folder of images; makes it if there is none of the folder's current content.
 
-    Copies lie in $XDG_CACHE_HOME/reptile_jax/images, or ~/.cache/reptile_jax/images.
+    Copies are in $XDG_CACHE_HOME/reptile_jax/images, or ~/.cache/reptile_jax/images.
 
     Args:
         folder: as `folders.listing` describes.
@@ -175,14 +175,14 @@ def _damaged(copy: Path) -> DataError:
 
 
 def _home(folder: Path, size: int, channels: int) -> Path:
-    """Returns where the copies of a folder lie."""
+    """Returns the folder for the copies of a folder of images."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     place = hashlib.sha256(json.dumps([str(folder.resolve()), VERSION]).encode()).hexdigest()[:12]
     return cache / "reptile_jax" / "images" / f"{folder.resolve().name}-{size}x{size}x{channels}-{place}"
 
 
 def _make(copy: Path, folder: Path, found: Listing, size: int, channels: int) -> None:
-    """Makes a copy beside its place and renames it, one run at a time; older copies of the folder make room."""
+    """Makes a copy beside its final place and renames it, one run at a time; removes older copies of the folder."""
 
     def waiting(holder: str) -> None:
         print(f"Another run is preparing {folder} ({holder}): waiting for it", file=sys.stderr)
@@ -209,11 +209,11 @@ def _make(copy: Path, folder: Path, found: Listing, size: int, channels: int) ->
 
 
 def _write(path: Path, parts: dict[str, Part], size: int, channels: int) -> dict[str, Any]:
-    """Writes the array of all images, and returns what to say about it."""
+    """Writes the array of all images, and returns the content of its JSON file."""
     sets = counted(parts)
     files = [(part, file) for part in parts.values() for files in part.classes.values() for file in files]
     shape = (len(files), size, size, channels)
-    # Lists: the order counts.
+    # These are lists, because the order matters.
     known = [(name, list(classes.items())) for name, classes in sets.items()]
     content = hashlib.sha256(json.dumps([known, shape]).encode())
     with path.open("wb") as output, contextlib.ExitStack() as stack:
@@ -229,7 +229,7 @@ def _write(path: Path, parts: dict[str, Part], size: int, channels: int) -> dict
 
 
 def _in_order(files: list[tuple[Part, str]], size: int, channels: int) -> Generator[np.ndarray, None, None]:
-    """Prepares images in threads, which Pillow lets work at once, and yields them in order, some at a time."""
+    """Prepares images in threads, which Pillow lets run in parallel, and yields them in order, some at a time."""
     with contextlib.ExitStack() as stack:
         archives = {}
         for part, _ in files:
@@ -251,7 +251,7 @@ def _in_order(files: list[tuple[Part, str]], size: int, channels: int) -> Genera
         def chunk(start: int) -> np.ndarray:
             return np.stack([read(part, file) for part, file in files[start : start + _CHUNK]])
 
-        stack.enter_context(warnings.catch_warnings(action="ignore"))  # large images, and EXIF that is no EXIF
+        stack.enter_context(warnings.catch_warnings(action="ignore"))  # about large images and broken EXIF data
         executor = ThreadPoolExecutor(os.cpu_count())
         stack.callback(executor.shutdown, cancel_futures=True)
         chunks = deque(executor.submit(chunk, start) for start in range(0, len(files), _CHUNK))

@@ -1,4 +1,4 @@
-"""Sine waves on an interval: which of its points a learner is given."""
+"""Sine waves on an interval: the points that a learner may get."""
 
 from typing import NamedTuple
 
@@ -11,17 +11,16 @@ POINTS = 50  # evenly over it, on which errors are measured
 
 
 class Waves(NamedTuple):
-    """The learner's points: `POINTS` evenly over the interval, or None: anywhere in it, uniformly."""
+    """The points that a learner may get: `POINTS` evenly over the interval, or None for any point, uniformly."""
 
     points: np.ndarray | None  # float32 [POINTS]
 
 
 def evenly() -> np.ndarray:
-    """Returns points evenly over the interval, both its ends among them: float32 [POINTS]."""
+    """Returns points evenly over the interval, including both ends: float32 [POINTS]."""
     return np.linspace(LOW, HIGH, POINTS, dtype=np.float32)
 
 
 def describe(of_a_wave: int) -> Description:
-    """Describes waves as one class, which every set has: a new wave is drawn for every task. Of it there are so many
-    points to draw."""
+    """Describes waves as one class, which every set has, because every task draws a new wave with so many points."""
     return Description(("sine waves",), (of_a_wave,), {"train": (0,), "test": (0,)})
