@@ -1,9 +1,10 @@
 """Checkpoints of a run: the only file that knows Orbax.
 
-A checkpoint holds the whole `MetaState`, with a leading axis [seeds], and the config it was trained with. Orbax writes
-it beside its final place and renames it; then it gets a seal, a file with the checksums of all others and of itself. A
-checkpoint without its seal, or that its seal does not fit, is damaged: it is never restored, and the one before is
-taken. Which one is being written is noted beside them: that one, killed before its seal, is not damaged but not there.
+A checkpoint holds the whole `MetaState`, with a leading axis [seeds], and the config that it was trained with. Orbax
+writes it beside its final place and renames it. Then it gets a seal, which is a file with the checksums of all other
+files and of itself. A checkpoint is damaged if its seal is missing or does not fit. A damaged checkpoint is never
+restored, and the previous one is used. A note beside the checkpoints says which one is being written: if the program is
+killed before that one has its seal, it counts as missing and not as damaged.
 """
 
 import hashlib
@@ -24,14 +25,14 @@ from reptile_jax.files import replace_text
 from reptile_jax.meta.reptile import MetaState
 
 FOLDER = "checkpoints"  # inside a workdir
-SET_ASIDE = "damaged_checkpoints"  # inside a workdir: where damaged ones are put
+SET_ASIDE = "damaged_checkpoints"  # inside a workdir: the folder for damaged checkpoints
 WRITING = ".writing"  # among the checkpoints: which one is being written
 SEAL = "seal.json"  # inside a checkpoint
 KEPT = 3  # newest checkpoints that stay
 
 
 class CheckpointError(Exception):
-    """A checkpoint that is not there, is damaged, does not fit or cannot be written; the message is one line."""
+    """A checkpoint is missing, is damaged, does not fit or cannot be written; the message is one line."""
 
 
 class Checkpoints:
@@ -42,7 +43,7 @@ class Checkpoints:
 
         Args:
             workdir: the workdir.
-            write: to write more, too: makes the folder if it is not there, and clears away what was not finished.
+            write: whether to write checkpoints, too; makes the folder if necessary, and removes unfinished checkpoints.
         """
         self._folder = (workdir / FOLDER).absolute()
         if write:
@@ -54,17 +55,17 @@ class Checkpoints:
     def save(self, states: MetaState, config: ConfigDict, rows: int, fingerprint: str = "", machine: str = "") -> None:
         """Writes a checkpoint, unless this meta-iteration has one, and removes the oldest beyond `KEPT`.
 
-        Of several processes each has to call it, and one writes.
+        Every process has to call this method, and one of them writes.
 
         Args:
             states: the state of every seed.
             config: the run's config.
-            rows: of metrics.jsonl, which are on the disk.
-            fingerprint: of the data that the run is trained on.
-            machine: what computed the states, as `devices.machine` describes it.
+            rows: number of rows of metrics.jsonl on the disk.
+            fingerprint: the fingerprint of the training data.
+            machine: the machine that computed the states, as `devices.machine` describes it.
 
         Raises:
-            CheckpointError: it could not be written; those before stay.
+            CheckpointError: the checkpoint could not be written; earlier checkpoints stay.
         """
         iteration = int(np.asarray(states.iteration)[0])
         if iteration in self._manager.all_steps():
@@ -83,22 +84,22 @@ class Checkpoints:
                 (self._folder / WRITING).unlink()
         except ElsewhereError:
             raise
-        except Exception as error:  # of what kind depends on which of Orbax's layers the disk's error meets
+        except Exception as error:  # its class depends on the layer of Orbax in which the disk's error occurs
             raise CheckpointError(
                 f"{self.path(iteration)} cannot be written ({_one_line(error)}); the checkpoints before are "
                 f"as they were: make room and write access there, and the same command goes on from the newest"
             ) from error
 
     def _find_room(self, size: int) -> None:
-        """Raises OSError where the disk has no room for so many bytes: Orbax finds out in many threads at once."""
+        """Raises OSError if the disk has no room for so many bytes; Orbax would raise it in many threads at once."""
         room = self._folder / ".room"
         try:
-            room.write_bytes(bytes(size))  # which knows of quotas and limits, too
+            room.write_bytes(bytes(size))  # this also notices quotas and limits
         finally:
             room.unlink(missing_ok=True)
 
     def path(self, iteration: int) -> Path:
-        """The folder of a checkpoint."""
+        """Returns the folder of a checkpoint."""
         return self._folder / str(iteration)
 
     def config(self, iteration: int) -> ConfigDict:
@@ -106,11 +107,11 @@ class Checkpoints:
         return ConfigDict(self._read(iteration, config=ocp.args.JsonRestore()))
 
     def fingerprint(self, iteration: int) -> str:
-        """Reads the fingerprint of the data that a checkpoint was trained on; "" where it is not known."""
+        """Reads the fingerprint of a checkpoint's training data; "" if it is not known."""
         return _read_seal(self.path(iteration)).get("fingerprint", "")
 
     def machine(self, iteration: int) -> str:
-        """Reads what computed a checkpoint; "" where it is not known."""
+        """Reads which machine computed a checkpoint; "" if it is not known."""
         return _read_seal(self.path(iteration)).get("machine", "")
 
     def restore(self, iteration: int, like: MetaState) -> MetaState:
@@ -148,7 +149,7 @@ def find(path: Path, quiet: bool = False) -> tuple[Checkpoints, int]:
         The workdir's checkpoints and the meta-iteration of the one named.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: there is no such checkpoint, or it is damaged.
     """
     if path.parent.name == FOLDER and path.name.isdecimal() and path.is_dir():
         if problem := damage(path):
@@ -160,16 +161,16 @@ def find(path: Path, quiet: bool = False) -> tuple[Checkpoints, int]:
 
 
 def newest(workdir: Path, steps: list[int] | None = None, quiet: bool = False) -> int | None:
-    """Returns the newest usable checkpoint's meta-iteration, None where there is no checkpoint; writes nothing.
+    """Returns the meta-iteration of the newest usable checkpoint, or None if there is no checkpoint; writes nothing.
 
     Args:
         workdir: the workdir.
-        steps: of the rows of its metrics.jsonl: a checkpoint is usable if no row before it is lost. None: the rows do
-            not matter.
-        quiet: not to say why others are not.
+        steps: the steps of the rows in its metrics.jsonl. A checkpoint is usable if no row before it is missing. None
+            means that the rows do not matter.
+        quiet: whether not to print why other checkpoints are not usable.
 
     Raises:
-        CheckpointError: none that there are is usable.
+        CheckpointError: there are checkpoints, but none is usable.
     """
     iterations, whole = _iterations(workdir), []
     for iteration in iterations:
@@ -197,7 +198,7 @@ def newest(workdir: Path, steps: list[int] | None = None, quiet: bool = False) -
 
 
 def set_aside_after(workdir: Path, iteration: int | None) -> None:
-    """Moves what comes after a checkpoint out of the way of those to come, and removes one that was not finished."""
+    """Moves later checkpoints away, so that new ones can be written, and removes an unfinished one."""
     for other in _iterations(workdir):
         if iteration is not None and other > iteration:
             aside = workdir / SET_ASIDE
@@ -210,7 +211,7 @@ def set_aside_after(workdir: Path, iteration: int | None) -> None:
 
 
 def damage(path: Path) -> str:
-    """Says what is wrong with the files of a checkpoint, "" where nothing is."""
+    """Returns what is wrong with the files of a checkpoint; "" if nothing is wrong."""
     try:
         for name, checksum in _read_seal(path)["files"].items():
             if not (path / name).is_file():
@@ -225,7 +226,7 @@ def damage(path: Path) -> str:
 
 
 def _lost(path: Path, iteration: int, steps: list[int] | None) -> str:
-    """Says how many rows are missing before a whole checkpoint, "" where none is."""
+    """Returns, in words, how many rows are missing before an undamaged checkpoint; "" if none is missing."""
     if steps is None:
         return ""
     there, written = sum(step <= iteration for step in steps), _read_seal(path)["rows"]
@@ -233,13 +234,13 @@ def _lost(path: Path, iteration: int, steps: list[int] | None) -> str:
 
 
 def _iterations(workdir: Path) -> list[int]:
-    """The meta-iterations of a workdir's checkpoints, damaged or not, the newest first."""
+    """Returns the meta-iterations of a workdir's checkpoints, damaged or not, the newest first."""
     names = {path.name for path in (workdir / FOLDER).glob("*") if path.name.isdecimal()} - {_unfinished(workdir)}
     return sorted(map(int, names), reverse=True)
 
 
 def _unfinished(workdir: Path) -> str:
-    """The checkpoint that was being written, and not to its end, when the program was ended; "" where there is none."""
+    """Returns the name of the checkpoint that was not finished when the program ended; "" if there is none."""
     note = workdir / FOLDER / WRITING
     name = note.read_text(errors="replace") if note.exists() else ""
     return name if name.isdecimal() and not (workdir / FOLDER / name / SEAL).exists() else ""
@@ -257,8 +258,8 @@ def _read_seal(path: Path) -> dict[str, Any]:
     """Reads the seal of a checkpoint.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError, LookupError, TypeError, AttributeError: it is damaged.
+        OSError: the seal cannot be read.
+        ValueError, LookupError, TypeError, AttributeError: the seal is damaged.
     """
     content = json.loads((path / SEAL).read_text())
     if content.pop("checksum") != _checksum(json.dumps(content).encode()):

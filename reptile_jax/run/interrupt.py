@@ -1,4 +1,4 @@
-"""SIGTERM, SIGHUP and Ctrl-C: the work at hand is finished and saved; the program ends with the conventional status."""
+"""Handles SIGTERM, SIGHUP and Ctrl-C: the run finishes and saves its current work, then exits with the usual status."""
 
 import contextlib
 import signal
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 
 def stop_signals() -> list[signal.Signals]:
-    """Returns the signals that stop a run: SIGHUP, of a connection that breaks off, unless nohup has ruled it out."""
+    """Returns the signals that stop a run; SIGHUP, which a lost connection sends, only if nohup does not block it."""
     hangup = signal.SIGHUP
     ignored = signal.getsignal(hangup) == signal.SIG_IGN
     return [signal.SIGINT, signal.SIGTERM, *([] if ignored else [hangup])]
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and has saved what there was to save; the message is one line.
+    """The run was asked to stop and has saved its state; the message is one line.
 
     Attributes:
         status: exit status, 128 and the signal's number.
@@ -27,10 +27,10 @@ class Interrupted(Exception):
 
 
 class Stop:
-    """What has asked the run to stop.
+    """The signal that asked the run to stop.
 
     Attributes:
-        number: the signal's, 0 while none has come.
+        number: the number of the signal; 0 as long as none has come.
     """
 
     number = 0
@@ -40,7 +40,7 @@ class Stop:
 def stop_on_signal() -> Iterator[Stop]:
     """Watches for the signals that stop a run; a second one ends the program at once.
 
-    In a thread, where Python takes no signals, it watches for none.
+    In a thread other than the main one, Python does not handle signals, so the function does nothing.
     """
     stop = Stop()
     numbers = stop_signals() if threading.current_thread() is threading.main_thread() else []

@@ -1,4 +1,4 @@
-"""Metrics of a run: one JSON object a line, the same as TensorBoard events, and smoothing for bars and plots."""
+"""Writes metrics of a run as lines of JSON and as TensorBoard events, and smooths them for bars and plots."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from reptile_jax.files import replace_text
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Reads a `metrics.jsonl`, to its end or to a line that is none; no file is no rows."""
+    """Reads a `metrics.jsonl` up to its end or to the first invalid line; returns no rows if there is no file."""
     rows: list[dict[str, Any]] = []
     if path.exists():
         for line in path.read_bytes().splitlines():
@@ -35,14 +35,14 @@ def _is_row(row: Any) -> bool:
 
 
 class MetricsWriter:
-    """Appends rows to `metrics.jsonl` and to TensorBoard event files in a workdir; of several processes one does.
+    """Appends rows to `metrics.jsonl` and to TensorBoard event files in a workdir; only one of several processes does.
 
     Attributes:
-        rows: every row of the run so far, those of earlier parts included.
+        rows: every row of the run so far, including earlier parts of the run.
     """
 
     def __init__(self, workdir: Path, iteration: int) -> None:
-        """Opens the files for a run that stands at `iteration`, and drops what an interrupted run wrote beyond it."""
+        """Opens the files for a run at `iteration`, and drops rows that an interrupted run wrote after it."""
         self.rows: list[dict[str, Any]] = []
         if not is_main():
             return
@@ -51,7 +51,7 @@ class MetricsWriter:
         replace_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = path.open("a")
         self._events = EventFileWriter(str(workdir))
-        # TensorBoard drops what earlier event files hold from this step on.
+        # TensorBoard drops the events of earlier files from this step on.
         start = SessionLog(status=SessionLog.START)
         self._events.add_event(Event(wall_time=time.time(), step=iteration + 1, session_log=start))
 
@@ -66,7 +66,7 @@ class MetricsWriter:
         self._events.add_event(Event(wall_time=time.time(), step=step, summary=summary))
 
     def flush(self) -> None:
-        """Brings everything written so far to the disk."""
+        """Writes everything so far to the disk."""
         if is_main():
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -80,7 +80,7 @@ class MetricsWriter:
 
 
 def smoothed(values: np.ndarray, window: int) -> np.ndarray:
-    """Means of the last `window` values (fewer at the beginning): [n] -> [n]."""
+    """Returns the means of the last `window` values (fewer at the beginning): [n] -> [n]."""
     sums = np.cumsum(np.concatenate([[0.0], values]))
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(ends - window, 0)

@@ -1,4 +1,4 @@
-"""What was wrong with a meta-iteration that was not finite."""
+"""Finds the tasks that make a meta-iteration not finite."""
 
 import jax
 import numpy as np
@@ -12,19 +12,19 @@ from reptile_jax.tasks import Data, kind_of
 
 
 def bad_tasks(config: ConfigDict, data: Data, states: MetaState, index: int) -> list[list[str]] | None:
-    """Names what the tasks are made of that make a meta-iteration not finite.
+    """Names the content of the tasks that make a meta-iteration not finite.
 
     Args:
         config: the run's config.
-        data: what its tasks are sampled from.
+        data: the data that its tasks are sampled from.
         states: the states before that meta-iteration, with a leading axis [seeds].
-        index: of the seed.
+        index: the place of the seed.
 
     Returns:
-        The classes of each such task: none where only the meta-update is not finite. None: this process cannot tell.
+        The classes of each such task; no task if only the meta-update is not finite; None if this process cannot tell.
     """
     if not all(x.is_fully_addressable or x.is_fully_replicated for x in jax.tree.leaves(data.source)):
-        return None  # it has not what all of the seeds' tasks are sampled from
+        return None  # this process does not have the data of all seeds
     state = jax.tree.map(lambda x: jnp.asarray(x[index]), jax.device_get(states))
     shared, of_seeds = jax.tree.map(np.asarray, data.source)
     source = jax.tree.map(jnp.asarray, (shared, jax.tree.map(lambda x: x[index], of_seeds)))

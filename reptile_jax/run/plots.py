@@ -1,4 +1,4 @@
-"""Pictures of a run: its learning curves."""
+"""Draws learning curves."""
 
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,14 @@ from reptile_jax.figures import figure_of
 from reptile_jax.run.metrics import smoothed
 from reptile_jax.tasks import TaskKind
 
-CURVE_WINDOW = 50  # points of a learning curve averaged into one; each point is a single task
+CURVE_WINDOW = 50  # points that each point of a drawn curve averages; each of them is a single task
 TRAIN_COLOUR, HELD_OUT_COLOUR = "#9aa5b1", "#0b6e99"
 
 
 def learning_curve(rows: list[dict[str, Any]], kind: TaskKind, held_out: str, label: str, path: Path) -> None:
-    """Draws training and held-out accuracy, or what else is measured, smoothed over tasks, against meta-iterations.
+    """Draws training and held-out accuracy (or another measure), smoothed over tasks, against meta-iterations.
 
-    Without a row of that held-out set, a picture that is there stays as it is.
+    If there is no row of that held-out set, an existing picture stays as it is.
 
     Args:
         rows: the rows of metrics.jsonl.
@@ -26,11 +26,11 @@ def learning_curve(rows: list[dict[str, Any]], kind: TaskKind, held_out: str, la
         path: PNG to write.
     """
     measured = kind.measured
-    rows = [row for row in rows if f"{held_out}_{measured}" in row]  # an earlier part of the run may have had others
+    rows = [row for row in rows if f"{held_out}_{measured}" in row]  # an earlier part may have another held-out set
     if not rows:
         return
     steps = np.array([row["step"] for row in rows])
-    start = min(CURVE_WINDOW // 5, len(rows)) - 1  # the mean of fewer tasks says nothing
+    start = min(CURVE_WINDOW // 5, len(rows)) - 1  # the mean of fewer tasks is not informative
     figure = figure_of(7, 4)
     axes = figure.subplots()
     for name, colour in (("train", TRAIN_COLOUR), (held_out, HELD_OUT_COLOUR)):
@@ -51,7 +51,7 @@ def learning_curve(rows: list[dict[str, Any]], kind: TaskKind, held_out: str, la
 
 
 def short(kind: TaskKind, mean: float) -> str:
-    """A mean as the report shows it, without its spread."""
+    """Returns a mean in the format of the report, without its spread."""
     return kind.shown(mean, 0.0).partition(" ")[0]
 
 

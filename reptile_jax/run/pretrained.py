@@ -1,4 +1,4 @@
-"""Trained weights: those of a workdir, of one of its checkpoints, of a weights file, or shipped with this package.
+"""Loads trained weights: from a workdir, from one of its checkpoints, from a weights file, or shipped with the package.
 
     python -m reptile_jax.run.pretrained WORKDIR FILE
 
@@ -29,7 +29,7 @@ SHIPPED = {file.parent.name: file for file in Path(__file__).parents[1].glob("re
 
 
 class Pretrained(NamedTuple):
-    """Trained states, and what trained them.
+    """Trained states, and the config that trained them.
 
     Attributes:
         config: every field of the run.
@@ -45,18 +45,18 @@ def load(named: str | Path, mesh: Mesh | None = None) -> Pretrained:
 
     Args:
         named: a workdir, a checkpoint of one, a weights file (*.safetensors), or (not as a Path) a name in `SHIPPED`.
-        mesh: the devices to place the states on; None: all there are.
+        mesh: the devices to place the states on; None means all devices.
 
     Raises:
         CheckpointError: there is nothing of this name, or it is damaged.
-        WeightsError: it is a weights file that cannot be read, or that says nothing of the run it comes from.
+        WeightsError: the weights file cannot be read, or it does not say which run it comes from.
     """
     config, restore = _find(named)
     return Pretrained(config, _finite(named, restore(mesh or mesh_of(config))))
 
 
 def _find(named: str | Path) -> tuple[ConfigDict, Callable[[Mesh], MetaState]]:
-    """Reads the config of trained weights; the states are what the second returns, once the config is known to fit."""
+    """Returns the config of trained weights, and a function that reads their states once the config is known to fit."""
     if path := _file(named):
         trained = weights_file.metadata(path)
         config = completed(ConfigDict(json.loads(trained["config"])))
@@ -82,17 +82,17 @@ def name_of(named: str | Path) -> str:
 
 
 def _workdir(path: Path) -> Path:
-    """The workdir that a path names, which may name one of its checkpoints."""
+    """Returns the workdir of a path, which may be the workdir or one of its checkpoints."""
     return path.parent.parent if path.parent.name == checkpoint.FOLDER else path
 
 
 def config_text(named: str | Path) -> str:
-    """Reads the config of trained weights, named as in `load`, or of an evaluation in a folder of its own, as JSON.
+    """Reads the config, as JSON, of trained weights, named as in `load`, or of an evaluation in a separate folder.
 
     Raises:
         CheckpointError, WeightsError: as `load`.
-        OSError: a workdir has none.
-        ValueError, KeyError: it has a results.json alone, which does not say.
+        OSError: the workdir has no config.
+        ValueError, KeyError: the folder has only a results.json, and this file does not name the weights.
     """
     if file := _file(named):
         return weights_file.metadata(file)["config"]
@@ -117,7 +117,7 @@ def source_of(named: str | Path, workdir: Path) -> str:
 
 
 def evaluated(workdir: Path) -> str | Path:
-    """Returns what an evaluation in a folder of its own evaluated, for `load`; the folder itself where it is a run."""
+    """Returns the weights, as `load` takes them, that a separate evaluation used; for a run, returns its folder."""
     results = workdir / "results.json"
     if is_run(workdir) or not results.exists():
         return workdir
@@ -129,12 +129,12 @@ def evaluated(workdir: Path) -> str | Path:
 
 
 def is_run(workdir: Path) -> bool:
-    """Whether a folder holds a run, and not an evaluation alone or nothing."""
+    """Returns whether a folder holds a run, and not only an evaluation or nothing."""
     return (workdir / "config.json").exists() or (workdir / checkpoint.FOLDER).exists()
 
 
 def _file(named: str | Path) -> Path | None:
-    """The weights file that is named; None where it is a workdir or a checkpoint, which come before what is shipped."""
+    """Returns the weights file of this name; None for a workdir or a checkpoint, which come first."""
     path = Path(named).expanduser()
     if path.suffix == ".safetensors":
         return path
@@ -156,12 +156,12 @@ def _existing(named: str | Path) -> Path:
 
 
 def load_for(config: ConfigDict, named: str | Path, mesh: Mesh) -> MetaState:
-    """Reads trained weights for a run, and checks that they fit and have not seen what it is tested on.
+    """Reads trained weights for a run, and checks that they fit and were not trained on its test classes.
 
     Raises:
         CheckpointError, WeightsError: as `load`.
-        ConfigError: they have other classes or another inner optimiser, or were trained on another split of the same
-            data.
+        ConfigError: the weights have another number of classes or another inner optimiser, or were trained on another
+            split of the same data.
     """
     saved, restore = _find(named)
     same_fields(saved, config, named)
@@ -202,10 +202,10 @@ def _finite(named: str | Path, states: MetaState) -> MetaState:
 
 
 def same_data(config: ConfigDict, named: str | Path, fingerprint: str) -> None:
-    """Checks that trained weights, named as in `load`, saw the data that is there now, if both are of one data set.
+    """Checks that trained weights, named as in `load`, were trained on the current data, if the data set is the same.
 
     Raises:
-        ConfigError: under the data set's name there are other images now.
+        ConfigError: the data set now has other images.
     """
     if file := _file(named):
         trained = weights_file.metadata(file)
@@ -225,7 +225,7 @@ def same_fields(saved: ConfigDict, config: ConfigDict, named: str | Path) -> Non
     """Checks that a saved config, completed, has the fields of this version.
 
     Raises:
-        CheckpointError: it has others.
+        CheckpointError: the config has other fields.
     """
     if other := field_names(saved) ^ field_names(config):
         raise CheckpointError(
@@ -239,8 +239,8 @@ def export(workdir: str | Path, file: str | Path) -> None:
 
     Raises:
         CheckpointError: the workdir holds no checkpoint.
-        ConfigError: it holds several seeds' weights.
-        WeightsError: the file's name is not that of a weights file.
+        ConfigError: the workdir holds the weights of several seeds.
+        WeightsError: the name is not the name of a weights file.
     """
     file = Path(file).expanduser()
     if file.suffix != ".safetensors":
@@ -248,7 +248,7 @@ def export(workdir: str | Path, file: str | Path) -> None:
     states = load(workdir).states
     config = completed(
         ConfigDict(json.loads(config_text(workdir)))
-    )  # as last evaluated; a checkpoint has that of its time
+    )  # the config of the last evaluation; a checkpoint has an earlier one
     if config.num_seeds > 1:
         raise ConfigError(f"num_seeds={config.num_seeds}: a weights file holds one seed's weights: train one alone")
     checkpoints, iteration = checkpoint.find(_existing(workdir))

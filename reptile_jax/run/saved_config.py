@@ -1,4 +1,4 @@
-"""The config that trained a run, read from what the run left: its config.json, or its weights file."""
+"""Reads the config of a run from its config.json or its weights file."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def read(named: str | Path, defaults: ConfigDict) -> ConfigDict:
         defaults: configs/default.py's config, which gives each field its type.
 
     Raises:
-        ConfigError: what is named has no config, or one that is damaged.
+        ConfigError: there is no config, or it is damaged.
         CheckpointError, WeightsError: there is nothing of this name.
     """
     try:
@@ -30,15 +30,15 @@ def read(named: str | Path, defaults: ConfigDict) -> ConfigDict:
 
 
 def parse(text: str, named: str | Path, defaults: ConfigDict) -> ConfigDict:
-    """Makes a config of what a config.json holds, an older version's too; `named` is what the error names.
+    """Makes a config from the text of a config.json, also of an older version; errors mention `named`.
 
     Raises:
-        ConfigError: it is not the JSON of a config.
+        ConfigError: the text is not the JSON of a config.
     """
     config = defaults.copy_and_resolve_references()
     try:
         fields = completed(ConfigDict(json.loads(text))).to_dict()
-        fields["eval_shots"] = tuple(fields["eval_shots"])  # JSON has lists alone
+        fields["eval_shots"] = tuple(fields["eval_shots"])  # JSON has no tuples
         config.update(fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{named} has no config of a run (it is damaged or none): give --config=NAME") from error

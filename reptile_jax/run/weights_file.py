@@ -1,4 +1,4 @@
-"""The weights file (safetensors): a state without its history, for other frameworks and for sharing trained weights.
+"""Reads and writes weights files (safetensors), which other frameworks can read and people can share.
 
 Keys: `params/LAYER/NAME` and, with Adam, the same under `second_moment/`, and Adam's step `count` (int32; 0 under SGD).
 Layouts are those of the network: convolution kernels [3, 3, in, out], the dense kernel [inputs, outputs].
@@ -22,19 +22,19 @@ from reptile_jax.meta.reptile import MetaState
 
 
 class WeightsError(Exception):
-    """A weights file that is missing, damaged or does not fit; the message is one line."""
+    """A weights file is missing, damaged or does not fit; the message is one line."""
 
 
 def save(path: str | Path, state: MetaState, config: ConfigDict | None = None, fingerprint: str = "") -> None:
     """Writes the weights of a state and its inner optimiser's state; dtypes stay as they are.
 
-    A weights file is where a run may start, not a run to resume: the meta-iteration is metadata alone.
+    A new run can start from a weights file, but a run cannot resume from it. The meta-iteration is only metadata.
 
     Args:
         path: the file to write.
         state: a state, its inner optimiser SGD or Adam.
-        config: of the run, for those who load it; None: not known.
-        fingerprint: of the data that it was trained on; "": not known.
+        config: the run's config, for later readers; None if it is not known.
+        fingerprint: the fingerprint of the training data; "" if it is not known.
 
     Raises:
         WeightsError: the file cannot be written.
@@ -55,7 +55,7 @@ def metadata(path: str | Path) -> dict[str, str]:
     """Reads the metadata of a weights file.
 
     Raises:
-        WeightsError: the file cannot be read, or has none.
+        WeightsError: the file cannot be read, or has no metadata.
     """
     try:
         with safe_open(path, "numpy") as file:
@@ -76,14 +76,14 @@ def load(path: str | Path, like: MetaState) -> MetaState:
 
     Args:
         path: the file to read.
-        like: a state of the run the weights are for, such as its initial one; its values are not used, save its
-            meta-iteration, which the state returned has too.
+        like: a state of the run that will use the weights, such as its initial state. Of its values, only the
+            meta-iteration is used; the returned state has the same.
 
     Returns:
         The state.
 
     Raises:
-        WeightsError: there is no such file, it is no safetensors file, or its keys, shapes or dtypes do not fit.
+        WeightsError: there is no such file, it is not a safetensors file, or its keys, shapes or dtypes do not fit.
     """
     try:
         tensors = load_file(path)
