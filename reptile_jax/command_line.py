@@ -1,4 +1,4 @@
-"""The command line: the flags, what they ask for, and the help that lists the modes and configs there are."""
+"""Reads the command line: defines the flags, checks them, and prints help that lists the modes and configs."""
 
 import ast
 import difflib
@@ -24,8 +24,8 @@ IN_WHEEL = (PACKAGE / "configs").is_dir()
 CONFIGS = (PACKAGE if IN_WHEEL else PACKAGE.parent) / "configs"
 SEVERAL = ("coordinator_address", "num_processes", "process_id")  # flags that need --distributed
 RUNS = ("train", "eval", "parity", "benchmark")
-NEEDED = ("pretrained", "support", "queries")  # flags that mode=predict does nothing without
-ONLY_IN = {  # the modes that know a flag
+NEEDED = ("pretrained", "support", "queries")  # flags that mode=predict requires
+ONLY_IN = {  # flag -> the modes that have it
     "config": RUNS, "workdir": RUNS, "pretrained": ("train", "eval", "predict"), "distributed": ("train", "eval"),
     "support": ("predict",), "queries": ("predict",), "output": ("predict",), "top": ("predict",),
     "cpu_devices": ("train", "eval", "benchmark"),
@@ -35,22 +35,22 @@ KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple:
 
 
 class Asked(NamedTuple):
-    """What the flags ask for.
+    """The task that the flags describe.
 
     Attributes:
         mode: a key of the modes that `parse` was given.
-        config: of the run; None in a mode that chooses its own.
-        workdir: where results go.
-        name: of the config, or of the run whose config it is.
+        config: the run's config; None in a mode that chooses its own.
+        workdir: the folder for results.
+        name: the name of the config, or of the run whose config it is.
         pretrained: trained weights, as `pretrained.load` names them.
         distributed: whether this is one of several processes.
-        coordinator_address: HOST:PORT of process 0; None: the cluster says.
-        num_processes: None: the cluster says.
-        process_id: None: the cluster says.
+        coordinator_address: HOST:PORT of process 0; None if JAX gets it from the cluster.
+        num_processes: number of processes; None if JAX gets it from the cluster.
+        process_id: number of this process; None if JAX gets it from the cluster.
         support: folder of the classes that mode=predict learns.
-        queries: files and folders that it predicts the classes of.
-        output: file that it writes; None: the terminal.
-        top: classes that it names for each query.
+        queries: files and folders to classify.
+        output: file for the predictions; None for the terminal.
+        top: number of classes to name for each query.
         cpu_devices: XLA devices to divide the CPU into; None: as many as serve.
     """
 
@@ -74,11 +74,11 @@ def parse(argv: Sequence[str], modes: Mapping[str, Callable[..., Any]]) -> Asked
     """Reads the command line.
 
     Args:
-        argv: the program's name, and what was typed behind it.
-        modes: by the name that --mode gives; the first line of their docstrings is their help.
+        argv: the program's name and its arguments.
+        modes: functions by the name for --mode; the first line of their docstrings is their help.
 
     Raises:
-        SystemExit: with the help, or with one line that says what is wrong and what would do.
+        SystemExit: with the help, or with one line that says what is wrong and how to correct it.
     """
     program = "python main.py" if argv[0].endswith(".py") else Path(argv[0]).name
     if len(argv) == 1:
@@ -98,7 +98,7 @@ def parse(argv: Sequence[str], modes: Mapping[str, Callable[..., Any]]) -> Asked
         if config is not None:
             config = _overridden(given, config, rest)
         elif given["mode"].value == "predict" and not any(map(FIELD.match, rest)):
-            given["queries"].value = [*(given["queries"].value or []), *rest[1:]]  # as a shell spells out *.png
+            given["queries"].value = [*(given["queries"].value or []), *rest[1:]]  # as a shell expands *.png
         elif len(rest) > 1:
             _unexpected(rest[1])
     except (flags.Error, ConfigError, CheckpointError, WeightsError) as error:
@@ -109,35 +109,36 @@ def parse(argv: Sequence[str], modes: Mapping[str, Callable[..., Any]]) -> Asked
 
 
 def _flags(modes: Mapping[str, Callable[..., Any]]) -> flags.FlagValues:
-    """Returns the flags, not yet parsed; those of the config's fields are not among them."""
+    """Returns the flags before parsing, without those for the config's fields."""
     given = flags.FlagValues()
     text = "A file of configs/ by its name, a config of your own (PATH.py), or a run's config.json."
     flags.DEFINE_string("config", None, text, given)
-    flags.DEFINE_enum("mode", "train", list(modes), "What to do; train unless given.", given)
-    text = "Folder of the run; runs/NAME unless given, NAME being the config's or the evaluated run's."
+    flags.DEFINE_enum("mode", "train", list(modes), "What to do. The default is train.", given)
+    text = "Folder of the run. The default is runs/NAME, with the name of the config or of the evaluated run."
     flags.DEFINE_string("workdir", None, text, given)
     text = f"Weights to evaluate or to start from: a workdir, a checkpoint, a weights file, or {', '.join(_shipped())}."
     flags.DEFINE_string("pretrained", None, text, given)
-    text = "This is one of several processes of a run; what the flags below leave out, the cluster says."
+    text = "This is one of several processes of a run. JAX gets the flags below from the cluster if they are missing."
     flags.DEFINE_bool("distributed", False, text, given)
     flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, for --distributed.", given)
     flags.DEFINE_integer("num_processes", None, "Number of processes, for --distributed.", 1, flag_values=given)
     text = "Number of this process from 0, for --distributed."
     flags.DEFINE_integer("process_id", None, text, 0, flag_values=given)
-    text = "Folder that holds a folder of images for each class, for --mode=predict."
+    text = "Folder with one folder of images per class, for --mode=predict."
     flags.DEFINE_string("support", None, text, given)
-    text = "Images to predict the classes of, files or folders of them, several one after the other."
+    text = "Images to classify: one or several files or folders."
     flags.DEFINE_multi_string("queries", None, text, given)
-    flags.DEFINE_string("output", None, "File to write predictions to, *.csv or *.jsonl; else they are printed.", given)
-    text = "Classes to name for each query, the most probable one first; 1 unless given."
+    text = "File for the predictions, *.csv or *.jsonl. By default, they are printed."
+    flags.DEFINE_string("output", None, text, given)
+    text = "Number of classes to name for each query, the most probable one first. The default is 1."
     flags.DEFINE_integer("top", None, text, 1, flag_values=given)
-    text = "XLA devices to divide the CPU into; as many as the cores that the run can use unless given."
+    text = "XLA devices to divide the CPU into. The default is the number of cores that the run can use."
     flags.DEFINE_integer("cpu_devices", None, text, 1, flag_values=given)
     return given
 
 
 def _check(given: flags.FlagValues) -> None:
-    """Ends the program where flags are empty or do not go together."""
+    """Raises ConfigError if a flag is empty or flags do not go together."""
     mode = given["mode"].value
     for name in ("config", "workdir", "pretrained", "support", "queries", "output"):
         if given[name].value in ("", [""]):
@@ -154,7 +155,7 @@ def _check(given: flags.FlagValues) -> None:
 
 
 def _config(given: flags.FlagValues) -> tuple[ConfigDict | None, str]:
-    """Returns the config that is named, else that of the run that is evaluated or gone on with, and its name."""
+    """Returns the config and its name: the one that --config names, else that of the run to evaluate or continue."""
     mode, pretrained, workdir = given["mode"].value, given["pretrained"].value, given["workdir"].value
     if mode == "predict":
         for name in NEEDED:
@@ -165,7 +166,7 @@ def _config(given: flags.FlagValues) -> tuple[ConfigDict | None, str]:
         return _named(given["config"].value)
     if mode == "eval" and pretrained:
         return saved_config.read(pretrained, _default()), name_of(pretrained)
-    left = ["config.json", *(["results.json"] if mode == "eval" else [])]  # by a run, by an evaluation alone
+    left = ["config.json", *(["results.json"] if mode == "eval" else [])]  # from a run, or only from an evaluation
     if workdir and any((Path(workdir).expanduser() / name).is_file() for name in left):
         return saved_config.read(Path(workdir).expanduser(), _default()), name_of(workdir)
     if mode == "benchmark":
@@ -183,7 +184,7 @@ def _named(named: str) -> tuple[ConfigDict, str]:
     """Loads the config that --config names.
 
     Raises:
-        ConfigError: there is none, or it cannot be loaded.
+        ConfigError: there is no such config, or it cannot be loaded.
     """
     path, _, argument = named.partition(":")
     file = Path(path).expanduser()
@@ -203,10 +204,10 @@ def _loaded(file: Path, argument: str, named: str) -> ConfigDict:
     """Runs a config file.
 
     Raises:
-        ConfigError: it fails, in whatever way.
+        ConfigError: the file fails in any way.
     """
     arguments = [argument] if argument else []
-    if IN_WHEEL:  # configs import each other as configs.NAME, and a person's own ones do
+    if IN_WHEEL:  # configs import each other as configs.NAME, and so do a person's own configs
         sys.modules["configs"] = importlib.import_module("reptile_jax.configs")
     try:
         spec = importlib.util.spec_from_file_location("configs.loaded", file)
@@ -236,7 +237,7 @@ def _loaded(file: Path, argument: str, named: str) -> ConfigDict:
 
 
 def _overridden(given: flags.FlagValues, config: ConfigDict, rest: list[str]) -> ConfigDict:
-    """Applies the --config.FIELD=VALUE among the arguments that are left, and locks the config.
+    """Applies every --config.FIELD=VALUE among the remaining arguments, and locks the config.
 
     Raises:
         ConfigError, flags.Error: a field does not exist, a value is of the wrong type, or a flag is unknown.
@@ -284,7 +285,7 @@ def _shipped() -> list[str]:
 
 
 def _configs() -> dict[str, str]:
-    """The names of the configs there are, NAME or NAME:ARGUMENT, each with the first line of its docstring."""
+    """Returns the first line of each config's docstring by the config's name, NAME or NAME:ARGUMENT."""
     found = {}
     for file in sorted(CONFIGS.glob("[!_]*.py")):
         tree = ast.parse(file.read_text())
@@ -295,18 +296,18 @@ def _configs() -> dict[str, str]:
 
 
 def _first_steps(program: str) -> str:
-    """What to type, where nothing was."""
+    """Returns the text that shows what to type if there are no arguments."""
     rows = {
-        "--config=quickstart": "a whole run on embedded synthetic drawings, without a download",
-        "--config=omniglot_5shot_5way": "a published run; Omniglot is downloaded",
-        "--mode=eval --pretrained=omniglot_5way": "shipped weights on test characters; Omniglot is downloaded",
-        "--help": "every mode, config and flag",
+        "--config=quickstart": "trains and evaluates on built-in synthetic drawings, without a download",
+        "--config=omniglot_5shot_5way": "repeats a published run; downloads Omniglot",
+        "--mode=eval --pretrained=omniglot_5way": "evaluates trained weights on test characters; downloads Omniglot",
+        "--help": "lists every mode, config and flag",
     }
     return "\n".join(["Type one of these:", "", *_columns({f"{program} {flag}": text for flag, text in rows.items()})])
 
 
 def _help(program: str, modes: Mapping[str, Callable[..., Any]], given: flags.FlagValues) -> str:
-    """What --help prints: everything there is to choose from, read from where it is."""
+    """Returns the text of --help: flags, modes and configs, read from the places that define them."""
     first = {name: (inspect.getdoc(mode) or "").partition("\n")[0] for name, mode in modes.items()}
     own = {f"--{name}": given[name].help for name in given if name in Asked._fields}
     return "\n".join(
@@ -315,7 +316,7 @@ def _help(program: str, modes: Mapping[str, Callable[..., Any]], given: flags.Fl
             *("", "Flags:", *_columns({flag: text for flag, text in own.items() if text})),
             *("", "Modes (--mode=MODE):", *_columns(first)),
             *("", "Configs (--config=NAME):", *_columns(_configs())),
-            *("", "Fields (--config.FIELD=VALUE): configs/default.py has each with its default and a comment."),
+            *("", "Fields (--config.FIELD=VALUE): configs/default.py lists them with defaults and comments."),
         ]
     )
 

@@ -1,4 +1,4 @@
-"""Checks a config before anything is loaded, and says what may change between the parts of one run."""
+"""Checks a config before anything is loaded, and decides which fields may change when a run is resumed."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +14,7 @@ TASKS_AT_ONCE = ("auto", "one", "all")
 LARGEST = 3.4e38  # in float32
 INNER_STATES = ("averaged", "sequential", "reset")
 
-# Fields that change neither the weights nor the characters a run is trained on.
+# Fields that change neither the weights nor the characters that a run is trained on.
 FREE_FIELDS = frozenset(
     {
         "data.dir",
@@ -41,25 +41,25 @@ class ConfigError(ValueError):
 
 
 def train_shots(config: ConfigDict) -> int:
-    """Drawings per class in training: `train_shots`, or `shots` where that is 0."""
+    """Returns the drawings per class in training: `train_shots`, or `shots` if that is 0."""
     return config.train_shots or config.shots
 
 
 def seeds_of(config: ConfigDict) -> range:
-    """The seeds of the run: `num_seeds` from `seed` on."""
+    """Returns the seeds of the run: `seed` and the following ones, `num_seeds` in all."""
     return range(config.seed, config.seed + config.num_seeds)
 
 
 def eval_shots(config: ConfigDict) -> list[int]:
-    """Every shot count to evaluate, ascending; the config's own among them."""
+    """Returns every number of shots to evaluate, including `shots`, in ascending order."""
     return sorted({config.shots, *config.eval_shots})
 
 
 def eval_sets(config: ConfigDict) -> list[str]:
-    """The sets of classes that a run has to do with: "train", the held-out one of curves and headline, and others.
+    """Returns the sets of classes that a run uses: "train", the held-out set of curves and headline, and others.
 
-    The held-out set is `eval_set`, or with "auto" the validation classes where there are any, else the test classes. A
-    run on test classes reports validation classes too, where the data set itself has some (as released).
+    The held-out set is `eval_set`. With "auto" it is the validation classes if there are any, else the test classes. A
+    run on test classes also reports validation classes if the data set has some, as the released code does.
     """
     held_out = config.eval_set
     sizes = _sizes(config)
@@ -70,7 +70,7 @@ def eval_sets(config: ConfigDict) -> list[str]:
 
 
 def _sizes(config: ConfigDict) -> dict[str, int]:
-    """Classes of every set, before turns make more of them."""
+    """Returns the number of classes of every set, before rotation makes more of them."""
     described = DATA_SETS[config.data.name].describe(config.data)
     return set_sizes(described, num_train(config.data, len(described.names)), config.data.validation_classes)
 
@@ -96,7 +96,7 @@ def _number(low: float, strict: bool) -> tuple[Callable[[Any], bool], str]:
         return (
             isinstance(x, (int, float))
             and not isinstance(x, bool)
-            and abs(x) <= LARGEST  # what NaN is not, either
+            and abs(x) <= LARGEST  # which is false for NaN, too
             and (x > low if strict else x >= low)
         )
 
@@ -188,7 +188,7 @@ def _problems(config: ConfigDict) -> Iterator[str]:
 
 
 def _data_problems(config: ConfigDict) -> Iterator[str]:
-    """Yields one line for each problem with the data set, and with what a run wants of it."""
+    """Yields one line for each problem with the data set, and for each field that does not suit it."""
     data, name = config.data, config.data.name
     known = DATA_SETS[name]
     for field, possible in known.values.items():
@@ -225,7 +225,7 @@ def _data_problems(config: ConfigDict) -> Iterator[str]:
 
 
 def field_names(config: ConfigDict) -> set[str]:
-    """Returns the names of all fields, "data.name"."""
+    """Returns the names of all fields, such as "data.name"."""
     return {
         f"{name}.{inner}" if inner else name
         for name, value in config.items()
@@ -234,13 +234,13 @@ def field_names(config: ConfigDict) -> set[str]:
 
 
 def get_field(config: ConfigDict, name: str) -> Any:
-    """Returns a field by its name, "data.name"."""
+    """Returns a field by its name, such as "data.name"."""
     for part in name.split("."):
         config = config[part]
     return config
 
 
-# What an older run did, whose config lacks a field; what today's default is does not matter here.
+# The behaviour of older runs whose config lacks a field. It does not depend on the field's current default.
 OLDER = {
     "data.size": 28,
     "data.channels": 1,
@@ -254,7 +254,7 @@ OLDER = {
 
 
 def completed(saved: ConfigDict) -> ConfigDict:
-    """Returns a saved config with the fields that its version did not have, as that version did without them."""
+    """Returns a saved config with the fields that its version did not have, set to the behaviour of that version."""
     whole = saved.to_dict()
     for name, value in OLDER.items():
         section, _, field = name.rpartition(".")
@@ -263,9 +263,9 @@ def completed(saved: ConfigDict) -> ConfigDict:
 
 
 def differences(saved: ConfigDict, config: ConfigDict) -> list[str]:
-    """Lists the fields that make `config` another run than the one `saved` began, as "field: saved -> now".
+    """Lists the fields that make `config` another run than the one that `saved` began, as "field: saved -> now".
 
-    `meta_iters` may change where the schedule does not depend on it (meta_step equals meta_step_final).
+    `meta_iters` may change if the schedule does not depend on it (meta_step equals meta_step_final).
     """
     free = FREE_FIELDS | ({"meta_iters"} if config.meta_step == config.meta_step_final else set())
     names = [name for name in _FIELDS if name not in free]

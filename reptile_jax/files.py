@@ -1,4 +1,4 @@
-"""What knows only the file system: a lock that one process at a time holds, and whole-file replacement."""
+"""Helpers for the file system: a lock that one process at a time holds, and replacement of whole files."""
 
 import contextlib
 import errno
@@ -18,16 +18,16 @@ class LockedError(Exception):
 
 @contextlib.contextmanager
 def lock(file: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Holds a lock on a file, which is made where it is not there and stays.
+    """Holds a lock on a file, which is created if necessary and is not deleted.
 
-    Where the file system has no locks, there is none, which is said in a line.
+    If the file system has no locks, the function prints a line that says so, and goes on without a lock.
 
     Args:
         file: the file; its folder exists.
-        waiting: called with the name of the process that has the lock, before it is waited for; None: do not wait.
+        waiting: called with the name of the process that has the lock before the wait; None means not to wait.
 
     Raises:
-        LockedError: another process has it.
+        LockedError: another process has the lock.
     """
     with file.open("a+") as opened:
         try:
@@ -50,7 +50,7 @@ def lock(file: Path, waiting: Callable[[str], None] | None = None) -> Iterator[N
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a whole file in place of another: whenever the machine stops, the one or the other is there, and whole."""
+    """Replaces a file by a new one; if the machine stops, either the old or the new file is there, and complete."""
     unfinished = path.with_name(path.name + ".tmp")
     with unfinished.open("w") as file:
         file.write(text)

@@ -1,4 +1,4 @@
-"""What a program sets up before anything else: its signals and its output."""
+"""Prepares the signals and the output of a program before anything else happens."""
 
 import codecs
 import contextlib
@@ -13,7 +13,7 @@ from reptile_jax.run.interrupt import stop_signals
 
 
 def prepare() -> None:
-    """Sees to signals, and to output that is closed or in an encoding without ±, before imports that take seconds."""
+    """Handles signals, and output that is closed or whose encoding lacks ±, before the imports, which take seconds."""
     for number in stop_signals():
         signal.signal(number, _interrupted_at_once)
     codecs.register_error("plain", _plain)
@@ -23,7 +23,7 @@ def prepare() -> None:
 
 
 def console() -> None:
-    """Does what the command reptile-jax is: main.py, which a wheel has inside the package and a checkout beside it."""
+    """Runs the command reptile-jax, which is main.py: in a wheel it is inside the package, in a checkout beside it."""
     name = "reptile_jax.main"
     if importlib.util.find_spec(name) is None:
         name = "main"
@@ -32,7 +32,7 @@ def console() -> None:
 
 
 def _interrupted_at_once(number: int, _: object) -> None:
-    """Ends the program on a signal where there is nothing to save, whatever threads are still at work."""
+    """Ends the program on a signal if there is nothing to save, even if threads are still running."""
     message = "interrupted: the same command goes on from the newest checkpoint, or begins anew"
     with contextlib.suppress(OSError):  # the terminal may be gone
         print(message, file=sys.stderr, flush=True)
@@ -40,6 +40,6 @@ def _interrupted_at_once(number: int, _: object) -> None:
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """Spells what an encoding lacks."""
+    """Spells out the characters that an encoding lacks."""
     assert isinstance(error, UnicodeEncodeError)
     return "+-" if error.object[error.start] == "±" else "?", error.start + 1

@@ -1,4 +1,4 @@
-"""The bar on the standard error that shows how far something is."""
+"""Shows progress as a bar on standard error."""
 
 import contextlib
 import sys
@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 
 class _WhileThere:
-    """The standard error for a bar: one that is closed, or on a full disk, ends no run."""
+    """Standard error for a bar; a run goes on if it is closed or its disk is full."""
 
     @property
     def encoding(self) -> str | None:
@@ -23,7 +23,7 @@ class _WhileThere:
 
 
 def progress_bar(name: str, total: int, unit: str, done: int = 0, shown: bool = True) -> tqdm:
-    """Returns a bar with rate and time left on the standard error; into a file it writes twice a minute."""
+    """Returns a bar on standard error with the rate and the time left; if that is a file, it writes twice a minute."""
     interval = 0.2 if sys.stderr.isatty() else 30
     return tqdm(
         total=total,

@@ -1,8 +1,9 @@
 """The 3x3 convolution at stride 1 and its kernel's gradient, with weights of one task and with weights of many.
 
-With one task's weights XLA's own convolution is the fastest, but not the weight gradient that automatic differentiation
-makes of it: inside a loop XLA's CPU back end runs that gradient hundreds of times slower. With weights of every task's
-own (`vmap`) the convolution would become a grouped one, which is slow. Matrix products take the place of both.
+With the weights of one task, XLA's own convolution is the fastest, but the weight gradient that automatic
+differentiation makes of it is not: inside a loop, XLA's CPU back end runs that gradient hundreds of times slower. With
+separate weights for every task (`vmap`), the convolution would become a grouped convolution, which is slow. Matrix
+products replace both.
 """
 
 from collections.abc import Callable
@@ -29,12 +30,12 @@ class Convolution(NamedTuple):
 
 
 def lax_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves by XLA's own convolution."""
+    """Convolves with XLA's own convolution."""
     return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def matmul_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves by one matrix product of the 3x3 patches [b * h * w, 9 * in] with the kernel."""
+    """Convolves with one matrix product of the 3x3 patches [b * h * w, 9 * in] and the kernel."""
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     taps = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
@@ -43,10 +44,10 @@ def matmul_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def matmul_kernel_gradient(x: jax.Array, grad: jax.Array) -> jax.Array:
-    """The kernel's gradient by one matrix product.
+    """Returns the kernel's gradient, computed with one matrix product.
 
-    Column j of the kernel saw the images shifted by j to the left; row i gave the output that lies i rows higher. Three
-    shifts of either make all nine taps, of a third of the patches' memory.
+    Column j of the kernel saw the images shifted by j to the left, and row i gave the output that is i rows higher.
+    Three shifts of each make all nine taps, with a third of the memory of the patches.
     """
     height, width = x.shape[1:3]
     wide = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
@@ -58,7 +59,7 @@ def matmul_kernel_gradient(x: jax.Array, grad: jax.Array) -> jax.Array:
 
 
 def kernel_gradient_by_image(x: jax.Array, grad: jax.Array) -> jax.Array:
-    """The same, image by image: what a product reads stays in a core's cache."""
+    """Computes the same image by image, so that the inputs of each product stay in a core's cache."""
 
     def add(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         return total + matmul_kernel_gradient(*(array[None] for array in image)), None
@@ -67,7 +68,7 @@ def kernel_gradient_by_image(x: jax.Array, grad: jax.Array) -> jax.Array:
 
 
 def _one_task_or_many(one: Product, many: Product) -> Product:
-    """Returns a function that computes as `one`, and under `vmap`, over weights or images or both, as `many`."""
+    """Returns a function that computes `one`, but `many` under `vmap` over weights, images or both."""
     function = custom_vmap(one)
 
     @function.def_vmap

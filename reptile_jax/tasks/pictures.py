@@ -1,4 +1,4 @@
-"""Pictures of tasks, with what was predicted."""
+"""Draws tasks with their predictions."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ SHADES = ("#c9b458", "#59a5bd", "#0b4f6c")  # of predictions, before the first s
 def few_shot_tasks(
     images: np.ndarray, tasks: EvalTask, predicted: np.ndarray, count: int, title: str, path: Path
 ) -> None:
-    """Draws few-shot tasks: a column per class, its support drawings above, its query below, framed by the verdict.
+    """Draws few-shot tasks: each column is a class, with support drawings above and the framed query below.
 
     Args:
         images: [rows, height, width, channels], from 0 to 1; one channel is grey, three are colours.
@@ -62,13 +62,13 @@ def _drawing(axes: Any, image: np.ndarray, frame: str, width: float = 0.8) -> No
 def waves_and_predictions(
     whole: Any, support: Any, predictions: dict[str, np.ndarray], labels: list[str], title: str, path: Path
 ) -> None:
-    """Draws waves side by side, a row of panels for each start; each with the error of its last prediction.
+    """Draws waves side by side, with one row of panels per start and the error of the last prediction in each panel.
 
     Args:
         whole: `sine.Points` [waves, 50], the waves.
-        support: `sine.Points` [waves, shots], what the network adapted to.
-        predictions: [waves, shown, 50], by the start's name: at the inputs of `whole`.
-        labels: [shown], after how many steps.
+        support: `sine.Points` [waves, shots], the points that the network adapted to.
+        predictions: by the name of the start, [waves, shown, 50], at the inputs of `whole`.
+        labels: [shown], the number of steps in words.
         title: what the picture shows.
         path: PNG to write.
     """
