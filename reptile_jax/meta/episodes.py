@@ -1,7 +1,8 @@
-"""Episodes: from a random key to the drawings of a task, as indices into the data, on the device.
+"""Samples episodes: makes the drawings of a task from a random key, as indices into the data, on the device.
 
-A data set is one array of images; an image is its row in that array, and a class is a range of rows. Everything here is
-a pure function of its key, so the episodes of any meta-iteration can be sampled again, printed or handed to other code.
+A data set is one array of images; an image is its row in that array, and a class is a range of rows. Every function
+here is a pure function of its key, so the episodes of any meta-iteration can be sampled again, printed or given to
+other code.
 """
 
 from typing import Any, NamedTuple
@@ -12,31 +13,31 @@ from jax import lax, random
 
 
 class Classes(NamedTuple):
-    """Where the images of every class lie in the data: rows first, first + 1, ... first + counts - 1."""
+    """The rows of every class in the data: first, first + 1, ... first + counts - 1."""
 
     first: jax.Array  # [classes] int32
     counts: jax.Array  # [classes] int32
 
 
 class Pool(NamedTuple):
-    """The classes a task is drawn from: `size` of them from `start` on (traced or not)."""
+    """The classes that a task is drawn from: `size` classes from `start` on (traced or not)."""
 
     start: jax.Array | int
     size: jax.Array | int
 
 
 class Examples(NamedTuple):
-    """Images and their labels; leading axes (tasks, steps) come before the last one, the examples."""
+    """Images and their labels; the last axis is the examples, after leading axes such as tasks and steps."""
 
     rows: jax.Array  # [..., examples] int32, rows of the data [rows, height, width, channels]
     labels: jax.Array  # [..., examples] int32, 0..classes-1
 
 
 class TrainTask(NamedTuple):
-    """What the inner loop of one training task sees."""
+    """The data for the inner loop of one training task."""
 
-    batches: Any  # Examples [inner_iters, inner_batch] of images; one step less where there is a tail
-    tail: Any  # Examples [classes * foml_tail], the last step of first-order MAML; None: it has no batch of its own
+    batches: Any  # Examples [inner_iters, inner_batch] of images; one step less if there is a tail
+    tail: Any  # Examples [classes * foml_tail] for the last step of first-order MAML; None if there is no tail
 
 
 class EvalTask(NamedTuple):
@@ -50,13 +51,13 @@ class EvalTask(NamedTuple):
 def sample_distinct(key: jax.Array, population: jax.Array | int, count: int) -> jax.Array:
     """Draws `count` distinct numbers below `population`, every ordered choice equally likely.
 
-    Floyd's algorithm P (Bentley and Floyd, CACM 30(9), 1987): `count` steps whatever the population, where a shuffle
-    would sort thousands of numbers for each task. A draw is 32 random bits modulo its range: of a million draws from
-    a few thousand numbers, less than one falls elsewhere than an exactly uniform one would.
+    This is Floyd's algorithm P (Bentley and Floyd, CACM 30(9), 1987). It takes `count` steps for any population, while
+    a shuffle would sort thousands of numbers for each task. A draw is 32 random bits modulo its range: of a million
+    draws from a few thousand numbers, fewer than one differ from an exactly uniform draw.
 
     Args:
         key: random key.
-        population: numbers to draw from, 0..population-1; at least `count`, and it may be traced.
+        population: how many numbers to draw from, 0..population-1; at least `count`, and it may be traced.
         count: how many to draw.
 
     Returns:
@@ -68,7 +69,7 @@ def sample_distinct(key: jax.Array, population: jax.Array | int, count: int) -> 
 
     def insert(i: jax.Array, chosen: jax.Array) -> jax.Array:
         same = chosen == draws[i]
-        taken = jnp.any(same)  # then the largest number goes in, right behind the draw; else the draw, in front
+        taken = jnp.any(same)  # if so, the largest number goes in right after the draw; else the draw goes in first
         place = jnp.where(taken, jnp.argmax(same).astype(jnp.int32) + 1, 0)
         number = jnp.where(taken, last[i], draws[i])
         return jnp.where(places < place, chosen, jnp.where(places == place, number, jnp.roll(chosen, 1)))
@@ -77,24 +78,24 @@ def sample_distinct(key: jax.Array, population: jax.Array | int, count: int) -> 
 
 
 def mini_batches(key: jax.Array, examples: Any, batch: int, steps: int, replacement: bool) -> Any:
-    """Hands out the examples of one task in `steps` mini-batches, as the released code does.
+    """Divides the examples of one task into `steps` mini-batches, as the released code does.
 
-    Without replacement the examples are shuffled and handed out in order, and shuffled again whenever they run out; a
-    batch may straddle two shuffles, and then can hold one drawing twice. With replacement every batch is drawn afresh,
-    its drawings distinct.
+    Without replacement, the examples are shuffled and used in order, and shuffled again whenever they run out. A batch
+    that spans two shuffles may hold a drawing twice. With replacement, every batch is sampled afresh, and its drawings
+    are distinct.
 
     Args:
         key: random key.
         examples: the task's examples, a pytree of arrays [examples, ...].
         batch: examples per mini-batch.
         steps: number of mini-batches.
-        replacement: draw every mini-batch afresh.
+        replacement: whether to sample every mini-batch afresh.
 
     Returns:
         A pytree like `examples`, of arrays [steps, batch, ...].
 
     Raises:
-        ValueError: with replacement, where a batch exceeds the examples.
+        ValueError: with replacement, a batch has more examples than the task.
     """
     size = jax.tree.leaves(examples)[0].shape[0]
     if steps == 0:  # first-order MAML with a tail and a single step
@@ -111,7 +112,7 @@ def mini_batches(key: jax.Array, examples: Any, batch: int, steps: int, replacem
 
 def _shuffles(key: jax.Array, count: int, size: int) -> jax.Array:
     """Shuffles 0..size-1 `count` times: [count, size] int32."""
-    bits = random.bits(key, (count * size,), jnp.uint32)  # flat: two axes take XLA several times as long to compile
+    bits = random.bits(key, (count * size,), jnp.uint32)  # flat, because XLA compiles two axes several times as slowly
     return jnp.argsort(bits.reshape(count, size), axis=-1).astype(jnp.int32)
 
 

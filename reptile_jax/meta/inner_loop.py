@@ -1,4 +1,4 @@
-"""The inner loop: a few optimiser steps on the mini-batches of one task."""
+"""Runs the inner loop: a few optimiser steps on the mini-batches of one task."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,12 +16,12 @@ LossFn = Callable[[Params, Batch], jax.Array]  # -> scalar
 
 
 class InnerLoop(NamedTuple):
-    """What every inner loop of a run shares.
+    """The common part of all inner loops of a run.
 
     Attributes:
-        loss: what a step descends, a function of weights and one mini-batch.
+        loss: the loss that a step reduces, a function of weights and one mini-batch.
         optimizer: the inner optimiser.
-        weight_decay: factor on every weight before each step; 1 is off.
+        weight_decay: the factor on every weight before each step; 1 means no decay.
     """
 
     loss: LossFn
@@ -45,7 +45,7 @@ def inner_optimizer(learning_rate: float, sgd: bool) -> optax.GradientTransforma
 
 
 def summed_loss(apply: ApplyFn, params: Params, images: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross entropy summed, not averaged, over the mini-batch, as released.
+    """Returns the cross entropy summed, not averaged, over the mini-batch, as in the released code.
 
     Args:
         apply: the network.
@@ -62,10 +62,10 @@ def summed_loss(apply: ApplyFn, params: Params, images: jax.Array, labels: jax.A
 def inner_step(
     loop: InnerLoop, params: Params, opt_state: OptState, batch: Batch
 ) -> tuple[Params, OptState, jax.Array]:
-    """One optimiser step on one mini-batch, after the weights were multiplied by `weight_decay`.
+    """Multiplies the weights by `weight_decay` and takes one optimiser step on one mini-batch.
 
     Args:
-        loop: what the inner loops share.
+        loop: the common part of all inner loops.
         params: the task's weights.
         opt_state: the inner optimiser's state.
         batch: one mini-batch, arrays [batch, ...].
@@ -90,14 +90,15 @@ def inner_loop(
     """Runs one step for each mini-batch (paper, algorithm 1: U^k).
 
     Args:
-        loop: what the inner loops share.
+        loop: the common part of all inner loops.
         params: weights to start from, theta.
         opt_state: optimiser state to start from.
         batches: mini-batches, arrays [steps, batch, ...].
-        observe: (weights after a step, loss before it) -> what is kept of that step, a pytree.
+        observe: (weights after a step, loss before it) -> a pytree to keep of that step.
 
     Returns:
-        Adapted weights phi, optimiser state, and what was kept, arrays [steps, ...]: by default the losses.
+        Adapted weights phi, optimiser state, and the pytrees that `observe` returned, as arrays [steps, ...]; by
+        default these are the losses.
     """
 
     def step(carry: tuple[Params, OptState], batch: Batch) -> tuple[tuple[Params, OptState], jax.Array]:

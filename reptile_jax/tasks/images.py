@@ -52,7 +52,7 @@ def load(config: ConfigDict, mesh: Mesh) -> Data:
 
 
 def input_shape(config: ConfigDict) -> tuple[int, ...]:
-    """Height, width and channels of an image."""
+    """Returns height, width and channels of an image."""
     return config.data.size, config.data.size, config.data.channels
 
 
@@ -86,7 +86,7 @@ def sample_eval(config: ConfigDict, shots: int, key: jax.Array, source: Source, 
 
 
 def images_of(config: ConfigDict, pixels: jax.Array, dtype: np.dtype) -> Callable[[jax.Array], jax.Array]:
-    """Returns what gathers images as numbers from 0 to 1: rows [...] -> [..., height, width, channels]."""
+    """Returns a function that gathers images as numbers from 0 to 1: rows [...] -> [..., height, width, channels]."""
     return lambda rows: as_numbers(config, pixels[rows], dtype)
 
 
@@ -97,7 +97,7 @@ def as_numbers(config: ConfigDict, pixels: jax.Array, dtype: np.dtype) -> jax.Ar
 
 
 def loss(config: ConfigDict, apply: ApplyFn, source: Source) -> LossFn:
-    """Cross entropy summed over the mini-batch, as released."""
+    """Returns the loss: the cross entropy summed over the mini-batch, as in the released code."""
 
     def of_batch(params: Params, batch: Examples) -> jax.Array:
         images = images_of(config, source[0], _dtype(params))(batch.rows)
@@ -124,27 +124,27 @@ def _dtype(params: Params) -> np.dtype:
 
 
 def measures(_: ConfigDict, predictions: Predictions) -> dict[str, np.ndarray]:
-    """The accuracy of each task under each protocol; query i of a task has label i."""
+    """Returns the accuracy of each task under each protocol; query i of a task has label i."""
     return {protocol: correct(labels).mean(axis=-1) for protocol, labels in predictions._asdict().items()}
 
 
 def correct(predicted: np.ndarray) -> np.ndarray:
-    """Which queries were classified right: labels [..., classes] -> bool."""
+    """Returns which queries were classified correctly: labels [..., classes] -> bool."""
     return predicted == np.arange(predicted.shape[-1])
 
 
 def headline(config: ConfigDict) -> str:
-    """The config's own protocol."""
+    """Returns the config's protocol."""
     return "transductive" if config.transductive else "inductive"
 
 
 def shown(mean: float, spread: float) -> str:
-    """In per cent, as "97.02 ± 0.31 %"."""
+    """Returns per cent as text, such as "97.02 ± 0.31 %"."""
     return f"{100 * mean:.2f} ± {100 * spread:.2f} %"
 
 
 def report(config: ConfigDict, held_out: str, results: dict[str, Any]) -> str:
-    """A line for each set and shot count, with the accuracies under both protocols."""
+    """Returns one line for each set and number of shots, with the accuracies under both protocols."""
     lines = [first_line(config, results, f"{config.classes}-way")]
     for name in (name for name in SETS if name in results):
         for start, of_start in (("", results), ("untrained, ", results.get("untrained", {}))):
@@ -162,18 +162,18 @@ def _shown(result: dict[str, Any]) -> str:
 
 
 def setting(config: ConfigDict) -> str:
-    """As "5-way 1-shot, transductive"."""
+    """Returns a text such as "5-way 1-shot, transductive"."""
     return f"{config.classes}-way {config.shots}-shot, {headline(config)}"
 
 
 def cost(config: ConfigDict, shots: int) -> int:
-    """Images through the network in one few-shot task; backwards counts twice."""
+    """Returns how many images pass through the network in one few-shot task; a backward pass counts twice."""
     images = 3 * config.eval_iters * config.eval_batch + config.classes * (config.classes * shots + 2)
     return images * max(1, config.data.size**2 // 28**2)
 
 
 def describe(data: Data, seed: int, task: TrainTask) -> list[str]:
-    """The names of the classes of a training task."""
+    """Returns the names of the classes of a training task."""
     first, count = (np.asarray(column)[seed] for column in data.source[1])
     rows = np.unique(np.concatenate([np.ravel(examples.rows) for examples in task if examples is not None]))
     inside = (rows[:, None] >= first) & (rows[:, None] < first + count)  # [rows, classes]
@@ -183,7 +183,7 @@ def describe(data: Data, seed: int, task: TrainTask) -> list[str]:
 def picture(
     config: ConfigDict, data: Data, tasks: EvalTask, predictions: dict[str, Predictions], title: str, path: Path
 ) -> None:
-    """Draws a few of the first seed's tasks, and what was predicted after training, under the config's own protocol."""
+    """Draws a few tasks of the first seed with their predictions after training, under the config's protocol."""
     of_protocol = getattr(predictions["trained"], headline(config))
     tasks, predicted = jax.tree.map(lambda x: x[0], (tasks, of_protocol))
     pixels = np.asarray(data.source[0].addressable_data(0)) / DATA_SETS[config.data.name].scale

@@ -1,4 +1,4 @@
-"""What a kind of task has to say of itself, so that runs, programs and results know nothing of it."""
+"""Defines the interface of a kind of task, so that runs, programs and results do not depend on the kind."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,20 +12,19 @@ from ml_collections import ConfigDict
 from reptile_jax.meta.episodes import Pool, TrainTask
 from reptile_jax.meta.inner_loop import ApplyFn, InnerLoop, LossFn, OptState, Params
 
-Source = Any  # pytree on the devices: what the tasks of one seed are sampled from
+Source = Any  # pytree on the devices: the data that the tasks of one seed are sampled from
 
 
 class Data(NamedTuple):
-    """What the tasks of a run are sampled from.
+    """The data that the tasks of a run are sampled from.
 
     Attributes:
-        source: (shared, of_seed), pytrees on the devices: what all seeds have in common, and what each seed has for
-            itself, with a leading axis [seeds]. A program sees the pair of one seed, without that axis.
-        pools: for each set of classes that the run is evaluated on, where its classes are; "train" is also what
-            training draws from.
-        names: of each seed's classes, in the order in which the pools count them.
-        held_out: the set that curves and the headline are on.
-        fingerprint: of the data's content; "" where the data is a function of the config alone.
+        source: (shared, of_seed), pytrees on the devices: the data that all seeds share, and the data of each seed with
+            a leading axis [seeds]. A program gets the pair of one seed, without that axis.
+        pools: the classes of each set that the run is evaluated on; training draws from "train".
+        names: the names of each seed's classes, in the order of the pools.
+        held_out: the set for curves and the headline.
+        fingerprint: a checksum of the data; "" if the data depends only on the config.
     """
 
     source: tuple[Any, Any]
@@ -44,22 +43,21 @@ class TaskKind(NamedTuple):
         outputs: (config) -> outputs of the network.
         sample_train: (config, key, source, pool) -> a training task.
         sample_eval: (config, shots, key, source, pool) -> a task to evaluate on, a pytree.
-        loss: (config, network, source) -> what an inner step descends.
-        evaluate: (config, network, inner loop, source, theta, optimiser state, task) -> what came of it, a pytree.
-        measures: (config, what came of tasks) -> by the measure's name, one number for each task [..., tasks].
-        headline: (config) -> the name of the measure that curves and the last line of the report show.
-        measured: what the measures are, as results.json and metrics.jsonl call it, such as "accuracy".
-        axis: of pictures that show a measure, as `Axes.set` takes it.
-        made_of: what tasks are made of, such as "classes".
-        shown: (mean, spread) -> both as the report shows them.
-        report: (config, the set of the last line, results as in results.json) -> all of them as text, line by line, the
-            config's own setting last.
+        loss: (config, network, source) -> the loss that an inner step reduces.
+        evaluate: (config, network, inner loop, source, theta, optimiser state, task) -> the outcome, a pytree.
+        measures: (config, outcomes of tasks) -> by the measure's name, one number for each task [..., tasks].
+        headline: (config) -> the name of the measure in curves and in the last line of the report.
+        measured: the quantity's name in results.json and metrics.jsonl, such as "accuracy".
+        axis: properties for the axis of pictures that show a measure, as `Axes.set` takes them.
+        made_of: the content of a task in one word, such as "classes".
+        shown: (mean, spread) -> both in the format of the report.
+        report: (config, the set of the last line, results as in results.json) -> the results as text; the last line is
+            for the config's own setting.
         setting: (config) -> the run's setting in a few words.
-        cost: (config, shots) -> inputs that go through the network in one evaluated task, each as dear as a drawing of
-            28x28 pixels.
-        describe: (data, seed's index, training task) -> what the task is made of, for messages.
-        picture: (config, data, tasks, what came of them from each start, title, file) draws a few tasks; the starts are
-            "trained" and perhaps "untrained".
+        cost: (config, shots) -> the cost of one evaluated task, in passes of a drawing of 28x28 pixels.
+        describe: (data, seed's index, training task) -> the content of the task, for messages.
+        picture: (config, data, tasks, outcomes for each start, title, file) draws a few tasks; the starts are "trained"
+            and sometimes "untrained".
     """
 
     load: Callable[[ConfigDict, Mesh], Data]
@@ -83,17 +81,17 @@ class TaskKind(NamedTuple):
 
 
 def mean_and_spread(result: dict[str, Any], measured: str) -> tuple[float, float]:
-    """The mean of a result of results.json, and its standard deviation over seeds or, of one seed, its 95% interval."""
+    """Returns the mean of a result, and its standard deviation over seeds, or its 95% interval if there is one seed."""
     return result[measured], result["std" if "std" in result else "ci95"]
 
 
 def first_line(config: ConfigDict, results: dict[str, Any], setting: str) -> str:
-    """The first line of every report: what was measured, after how long, and what stands behind the ±."""
+    """Returns the first line of a report: the setting, the length of the training, and the meaning of ±."""
     spread = "± 95% interval" if config.num_seeds == 1 else f"± standard deviation over {config.num_seeds} seeds"
     return f"{results['data']}, {setting}, after {results['meta_iters']} meta-iterations ({spread})"
 
 
 def tasks_measured(config: ConfigDict) -> str:
-    """As "1000 tasks of each of 3 seeds"."""
+    """Returns a text such as "1000 tasks of each of 3 seeds"."""
     of_seeds = f" of each of {config.num_seeds} seeds" if config.num_seeds > 1 else ""
     return f"{config.eval_samples} tasks{of_seeds}"

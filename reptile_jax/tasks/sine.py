@@ -1,4 +1,4 @@
-"""Regression of sine waves: a task is f(x) = a sin(x + b), given by a few of its points (paper, section 4.1)."""
+"""Regression of sine waves: a task is f(x) = a sin(x + b), of which a few points are known (paper, section 4.1)."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,14 +31,14 @@ class Wave(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Points of a wave; leading axes (tasks, steps) come before the last one, the points. float32."""
+    """Points of a wave, float32; the last axis is the points, after leading axes such as tasks and steps."""
 
     inputs: jax.Array  # [..., points], x
     targets: jax.Array  # [..., points], f(x)
 
 
 class EvalTask(NamedTuple):
-    """A wave to adapt to: mini-batches, the points that they come from, and the wave where errors are measured."""
+    """A wave to adapt to: mini-batches, the points that they come from, and the points where errors are measured."""
 
     batches: Points  # [eval_iters, eval_batch]
     support: Points  # [shots]
@@ -46,25 +46,25 @@ class EvalTask(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """What came of adapting to a wave, after each number of steps of `steps_shown`; on the host, NumPy's arrays."""
+    """The outcome of adaptation to a wave after each number of steps in `steps_shown`; NumPy arrays on the host."""
 
     predictions: Any  # [shown, 50], at the inputs of `EvalTask.whole`
     errors: Any  # [shown], the mean of their squared errors
 
 
 def load(config: ConfigDict, mesh: Mesh) -> Data:
-    """There is nothing to load: every task draws a wave of its own, in training and in evaluation alike."""
+    """Loads nothing, because every task draws a new wave, in training and in evaluation."""
     sets = eval_sets(config)
     return Data(((), ()), {name: Pool(0, 1) for name in sets}, (("sine wave",),) * config.num_seeds, sets[1], "")
 
 
 def value(wave: Wave, inputs: jax.Array) -> jax.Array:
-    """The wave at inputs of any shape."""
+    """Returns the values of the wave at inputs of any shape."""
     return wave.amplitude * jnp.sin(inputs + wave.phase)
 
 
 def sample_wave(key: jax.Array) -> Wave:
-    """Draws a wave, amplitude and phase uniformly."""
+    """Draws a wave with uniform amplitude and phase."""
     amplitude, phase = random.split(key)
     return Wave(
         random.uniform(amplitude, (), jnp.float32, *AMPLITUDES), random.uniform(phase, (), jnp.float32, *PHASES)
@@ -72,7 +72,7 @@ def sample_wave(key: jax.Array) -> Wave:
 
 
 def sample_points(key: jax.Array, wave: Wave, waves: Waves, count: int) -> Points:
-    """Draws points of a wave: distinct ones of those that the data set gives, or anywhere, uniformly."""
+    """Draws points of a wave: distinct points of the data set, or uniform points if the data set has none."""
     if waves.points is None:
         inputs = random.uniform(key, (count,), jnp.float32, LOW, HIGH)
     else:
@@ -82,7 +82,7 @@ def sample_points(key: jax.Array, wave: Wave, waves: Waves, count: int) -> Point
 
 
 def sample_train(config: ConfigDict, key: jax.Array, _: Source, pool: Pool) -> TrainTask:
-    """Samples `train_shots` points of a wave, in mini-batches; a tail is the last `foml_tail` of them."""
+    """Samples `train_shots` points of a wave in mini-batches; the last `foml_tail` points are the tail."""
     wave_key, point_key, batch_key = random.split(key, 3)
     points = sample_points(point_key, sample_wave(wave_key), _waves(config), train_shots(config))
     kept = train_shots(config) - config.foml_tail
@@ -107,12 +107,12 @@ def _waves(config: ConfigDict) -> Waves:
 
 
 def predict(apply: ApplyFn, params: Params, inputs: jax.Array) -> jax.Array:
-    """The network's predictions [points] at inputs [points], in the dtype of its weights."""
+    """Returns the network's predictions [points] at inputs [points], in the dtype of its weights."""
     return apply(params, inputs.astype(jax.tree.leaves(params)[0].dtype)[:, None])[:, 0]
 
 
 def loss(config: ConfigDict, apply: ApplyFn, _: Source) -> LossFn:
-    """Squared error, the mean over the mini-batch."""
+    """Returns the loss: the mean squared error over the mini-batch."""
 
     def of_batch(params: Params, batch: Points) -> jax.Array:
         predictions = predict(apply, params, batch.inputs)
@@ -122,7 +122,7 @@ def loss(config: ConfigDict, apply: ApplyFn, _: Source) -> LossFn:
 
 
 def steps_shown(config: ConfigDict) -> list[int]:
-    """The numbers of inner steps after which errors are reported: 0, the powers of two, and all of them."""
+    """Returns the numbers of inner steps after which errors are reported: 0, the powers of two, and all steps."""
     powers = (2**i for i in range(config.eval_iters.bit_length()))
     return sorted({0, *powers, config.eval_iters})
 
@@ -136,7 +136,7 @@ def evaluate(
     opt_state: OptState,
     task: EvalTask,
 ) -> Fit:
-    """Adapts to a wave's points, and predicts the whole of it before and on the way."""
+    """Adapts to a wave's points, and predicts the whole wave before the first step and after each step."""
     start = predict(apply, params, task.whole.inputs)
     observed = lambda phi, _: predict(apply, phi, task.whole.inputs)  # noqa: E731
     _, _, after = inner_loop(loop, params, opt_state, task.batches, observed)
@@ -145,7 +145,7 @@ def evaluate(
 
 
 def measures(config: ConfigDict, fits: Fit) -> dict[str, np.ndarray]:
-    """The error of each task after every number of steps that is reported."""
+    """Returns the error of each task after every reported number of steps."""
     return {_after(steps): fits.errors[..., i] for i, steps in enumerate(steps_shown(config))}
 
 
@@ -154,22 +154,22 @@ def _after(steps: int) -> str:
 
 
 def headline(config: ConfigDict) -> str:
-    """The error after all steps."""
+    """Returns the name of the headline's measure, which is the error after all steps."""
     return _after(config.eval_iters)
 
 
 def shown(mean: float, spread: float) -> str:
-    """As "0.0213 ± 0.0012"."""
+    """Returns a text such as "0.0213 ± 0.0012"."""
     return f"{mean:.4f} ± {spread:.4f}"
 
 
 def setting(config: ConfigDict) -> str:
-    """As "10 points, 32 steps"."""
+    """Returns a text such as "10 points, 32 steps"."""
     return f"{config.shots} points, {config.eval_iters} steps"
 
 
 def report(config: ConfigDict, held_out: str, results: dict[str, Any]) -> str:
-    """A line for each number of points and of steps, with the errors beside those from untrained weights."""
+    """Returns one line for each number of points and of steps, with the errors of trained and untrained weights."""
     lines = [first_line(config, results, "mean squared error")]
     for name in (name for name in eval_sets(config) if name in results):
         starts = {"meta-trained": results[name], "untrained": results.get("untrained", {}).get(name, {})}
@@ -187,19 +187,19 @@ def _shown(result: dict[str, Any]) -> str:
 
 
 def cost(config: ConfigDict, shots: int) -> int:
-    """Points through the network in one evaluated task; backwards counts twice."""
+    """Returns the cost of the points of one evaluated task, in passes of a drawing; a backward pass counts twice."""
     points = config.eval_iters * (3 * config.eval_batch + len(evenly()))
     return max(1, points // POINTS_AS_DEAR_AS_A_DRAWING)
 
 
 def describe(data: Data, seed: int, task: TrainTask) -> list[str]:
-    """The range of the values that a training task shows of its wave."""
+    """Returns the range of the values in a training task."""
     values = np.concatenate([np.ravel(points.targets) for points in task if points is not None])
     return [f"a wave with values from {values.min():.2f} to {values.max():.2f}"]
 
 
 def picture(config: ConfigDict, data: Data, tasks: EvalTask, fits: dict[str, Fit], title: str, path: Path) -> None:
-    """Draws a few of the first seed's waves, each with its points and with predictions before, on the way and after."""
+    """Draws a few waves of the first seed, each with its points and with predictions before, during and after."""
     tasks, fits = jax.tree.map(lambda x: np.asarray(x[0])[:PICTURED_TASKS], (tasks, fits))
     steps = steps_shown(config)
     drawn = sorted({0, len(steps) // 2, len(steps) - 1})
