@@ -64,8 +64,9 @@ def make_cpu_devices(number: int) -> None:
 def mesh_of(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns devices, by default all of every process, as a grid [seeds, tasks].
 
-    As many rows as divide both the seeds and the devices; a row shares the tasks of its seeds. Tasks that pass the
-    second moment on, one to the next, have one device a row, and the others have nothing to do.
+    The number of rows is the largest that divides both the number of seeds and the number of devices. The devices of a
+    row share the tasks of its seeds. If tasks pass the second moment on to the next task, one device of each row does
+    all the work, and the others are idle.
     """
     devices = jax.devices() if devices is None else devices
     rows = math.gcd(config.num_seeds, len(devices))
@@ -74,22 +75,22 @@ def mesh_of(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> 
 
 
 def at_once(config: ConfigDict) -> bool:
-    """Whether the tasks (and seeds) of a device run together, vmapped, or one after the other.
+    """Returns whether the tasks (and seeds) of a device run together under `vmap`, and not one after the other.
 
-    The latter by default on a CPU, whose caches hold the arrays of one task and not of many.
+    By default they run one after the other on a CPU, because its caches hold the arrays of one task but not of many.
     """
     return config.tasks_at_once == "all" or (config.tasks_at_once == "auto" and jax.default_backend() != "cpu")
 
 
 def each(f: Callable[..., Any], *xs: Any, at_once: bool) -> Any:
-    """Maps f over the leading axis of its arguments, vmapped or as a loop."""
+    """Maps f over the leading axis of its arguments, with `vmap` or in a loop."""
     return jax.vmap(f)(*xs) if at_once else lax.map(lambda x: f(*x), xs)
 
 
 def put(mesh: Mesh, tree: Any, *axes: str) -> Any:
-    """Places host arrays, the same in every process, on a mesh, their leading axes along `axes` of it.
+    """Places host arrays, which are the same in every process, on a mesh, with their leading axes along its `axes`.
 
-    CPU devices share the arrays' memory where they are whole there, so nobody may write to them afterwards.
+    CPU devices share the memory of arrays that are whole there, so no code may write to them afterwards.
     """
     sharding = NamedSharding(mesh, PartitionSpec(*axes))
 
@@ -119,30 +120,30 @@ def machine(mesh: Mesh) -> str:
 
 
 def is_main() -> bool:
-    """Whether this is the process that prints and writes."""
+    """Returns whether this is the process that prints and writes."""
     return jax.process_index() == 0
 
 
 def agreed(number: int) -> int:
-    """Returns the largest of the numbers that the processes give; each of them has to call it."""
+    """Returns the largest of the numbers that the processes give; every process must call it."""
     return int(np.max(_everywhere(number)))
 
 
 def same_everywhere(number: int) -> bool:
-    """Whether all processes give the same number; each of them has to call it."""
+    """Returns whether all processes give the same number; every process must call it."""
     return bool(np.all(_everywhere(number) == number))
 
 
 class ElsewhereError(Exception):
-    """Another process of the run failed, and says why."""
+    """Another process of the run failed, and its message says why."""
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """What one process raises in here, all raise, so that none waits for another; each of them has to come here.
+    """If any process raises an error in this context, all raise, so that none waits; every process must enter it.
 
     Raises:
-        ElsewhereError: in the processes that did not fail themselves.
+        ElsewhereError: this process did not fail, but another one did.
     """
     error: Exception | None = None
     try:
