@@ -35,17 +35,17 @@ from reptile_jax.run.weights_file import WeightsError
 
 
 def train(asked: Asked) -> None:
-    """Trains and then evaluates; a run that was interrupted goes on."""
+    """Trains and then evaluates; continues a run that was interrupted."""
     train_and_evaluate(asked.config, asked.workdir, asked.pretrained)
 
 
 def evaluate(asked: Asked) -> None:
-    """Evaluates trained weights: of a run, of one of its checkpoints, of a file, or shipped."""
+    """Evaluates trained weights: those of a run, a checkpoint or a file, or the shipped ones."""
     evaluate_only(asked.config, asked.workdir, asked.pretrained)
 
 
 def parity(asked: Asked) -> None:
-    """Compares every step of the computation with the PyTorch reference."""
+    """Compares every step of the computation with the PyTorch implementation."""
     from parity_tests import report
 
     if not report.run(asked.config, asked.workdir):
@@ -53,17 +53,17 @@ def parity(asked: Asked) -> None:
 
 
 def benchmark(asked: Asked) -> None:
-    """Measures the speed of training and evaluation, beside the PyTorch reference."""
+    """Measures the speed of training and evaluation, and that of the PyTorch implementation."""
     from parity_tests import benchmark
 
     benchmark.run({asked.name: asked.config} if asked.config else benchmark.published(), asked.workdir)
 
 
 def predict(asked: Asked) -> None:
-    """Learns classes from a folder of images for each, and names the class of other images."""
+    """Learns classes from one folder of images per class, and classifies other images."""
     from reptile_jax.predict import folder
 
-    assert asked.pretrained and asked.support and asked.queries  # `command_line` has seen to it
+    assert asked.pretrained and asked.support and asked.queries  # `command_line` checks this
     folder.predict(asked.pretrained, asked.support, asked.queries, asked.output, asked.top or 1)
 
 
@@ -117,7 +117,7 @@ def divide_cpu(asked: Asked) -> None:
 
 
 def less_memory(asked: Asked) -> str:
-    """Names the fields that what was asked for may have too large."""
+    """Names the fields that may be too large for the memory."""
     fields = ["inner_batch", "meta_batch"] if asked.mode == "train" else []
     first = ""
     if asked.config is not None and at_once(asked.config):
@@ -139,7 +139,7 @@ def connect(asked: Asked) -> None:
 
 
 def fail(message: str) -> NoReturn:
-    """Ends the program with one line; as one of several processes at once, as the others may never end."""
+    """Ends the program with one line; does so at once if there are several processes, because others may never end."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     if jax.process_count() > 1:
         time.sleep(0 if jax.process_index() else 1)  # with process 0 JAX ends the others, who have their line to say

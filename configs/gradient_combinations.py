@@ -2,8 +2,8 @@
 
     python main.py --config=configs/gradient_combinations.py:NAME
 
-NAME is one of `COMBINATIONS`: sumK, the sum of the gradients of K inner steps, which is Reptile with SGD; meanK, their
-mean; lastK, the last one alone, which is first-order MAML.
+NAME is one of `COMBINATIONS`. sumK is the sum of the gradients of K inner steps, which is Reptile with SGD; meanK is
+their mean; lastK is the last gradient alone, which is first-order MAML.
 """
 
 from ml_collections import ConfigDict

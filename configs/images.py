@@ -2,11 +2,11 @@
 
     python main.py --config=configs/images.py --config.data.dir=DIR
 
-DIR holds a folder for each class, with its images in it: PNG, JPEG, WebP, BMP or GIF, of any size and colours. Of the
-classes, 80 % train and the rest test; both have to be 5 or more, each with 10 images at least, so DIR has 25 classes.
-Of fewer, say how many train and how many a task has: twelve classes, for instance, with
---config.data.train_classes=7. DIR may instead say itself what is for what: train/ and test/ (and val/, for tuning),
-with the classes' folders in them, or train.zip and test.zip.
+DIR holds one folder per class, with its images: PNG, JPEG, WebP, BMP or GIF, of any size and colours. 80 % of the
+classes are for training and the others for testing. Both sets need at least 5 classes with at least 10 images each, so
+DIR needs at least 25 classes. If there are fewer, set the number of training classes, for instance with
+--config.data.train_classes=7 for twelve classes. Instead, DIR may hold train/ and test/ (and val/, for tuning) with
+class folders, or train.zip and test.zip.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
     python main.py --config=configs/omniglot_1shot_20way.py
 
 Published accuracy on test characters: 88.14 % (paper, table 2).
-The two 20-way runs train alike, and differ in evaluation alone: one of them trained serves both.
-Takes about 5 hours on two CPU cores, curves and final evaluation apart: 11 meta-iterations/s (`make benchmark`).
+The two 20-way runs have the same training and differ only in evaluation, so one training serves both.
+It takes about 5 hours on two CPU cores, without curves and evaluation, at 11 meta-iterations/s (`make benchmark`).
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
     python main.py --config=configs/omniglot_1shot_5way.py
 
 Published accuracy on test characters: 95.39 % (paper, table 2).
-The three 5-way runs train alike, and differ in evaluation alone: one of them trained serves all.
-Takes about 40 minutes on two CPU cores, curves and final evaluation apart: 40 meta-iterations/s (`make benchmark`).
+The three 5-way runs have the same training and differ only in evaluation, so one training serves all of them.
+It takes about 40 minutes on two CPU cores, without curves and evaluation, at 40 meta-iterations/s (`make benchmark`).
 """
 
 from ml_collections import ConfigDict

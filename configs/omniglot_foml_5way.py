@@ -2,8 +2,8 @@
 
     python main.py --config=configs/omniglot_foml_5way.py
 
-The meta-update is the last inner step's delta, on five drawings of each class that the other steps do not see. All else
-is configs/omniglot_1shot_5way.py, with as many drawings for the other steps.
+The meta-update is the last inner step's delta, on five drawings of each class that the other steps do not see.
+Everything else is as in configs/omniglot_1shot_5way.py, with the same number of drawings for the other steps.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
     python main.py --config=configs/quickstart.py
 
 600 meta-iterations reach 73.6 ± 2.8 % on synthetic test characters (transductive, 200 tasks), in a minute and a half on
-two CPU cores with the making of the environment (`time make quickstart`).
+two CPU cores, including the installation of the environment (`time make quickstart`).
 """
 
 from ml_collections import ConfigDict
