@@ -1,1 +1,1 @@
-"""Reptile and first-order MAML in plain PyTorch loops: the reference the JAX implementation is held against."""
+"""Reptile and first-order MAML in plain PyTorch loops: the reference for tests of the JAX implementation."""

@@ -1,4 +1,4 @@
-"""Data through torchvision: Omniglot (ink 0, paper 1), its split by seed and four rotations; folders of images."""
+"""Loads data through torchvision: Omniglot (ink 0, paper 1) with its split and rotations, and folders of images."""
 
 import random
 import tempfile
@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision import datasets, transforms
 
 TRAIN_CHARACTERS = 1200  # of Omniglot's 1,623; those held out for validation are among them
-SCALE = {"omniglot": 1, "glyphs": 1, "images": 255}  # what pixels are divided by, to be numbers from 0 to 1
+SCALE = {"omniglot": 1, "glyphs": 1, "images": 255}  # the divisor that makes numbers from 0 to 1 of pixels
 
 
 class Split(NamedTuple):
@@ -27,10 +27,10 @@ class Split(NamedTuple):
 
 
 class Omniglot(datasets.Omniglot):
-    """One half of torchvision's Omniglot, one bit at 28x28, sorted, and judged by its content, not by its container."""
+    """One half of torchvision's Omniglot, sorted, with one bit per pixel at 28x28; checks the archive's content."""
 
     def __init__(self, root: str | Path, background: bool, download: bool) -> None:
-        """Lists what is extracted in `root`, or downloads what is published (its checksum is checked)."""
+        """Lists the extracted files in `root`, or downloads the published archive and checks its checksum."""
         # Nearest neighbour is the only filter Pillow has for one bit; the loader leaves out torchvision's convert("L").
         resize = transforms.Resize((28, 28), transforms.InterpolationMode.NEAREST)
         transform = transforms.Compose([resize, transforms.PILToTensor()])
@@ -49,7 +49,8 @@ class Omniglot(datasets.Omniglot):
 def load_omniglot(archives: str = "") -> tuple[np.ndarray, list[str]]:
     """Returns uint8 [1623, 20, 28, 28] and names "Alphabet/characterNN", sorted by alphabet, character and file.
 
-    The zip files in the folder `archives` are extracted to a temporary folder; "": downloaded into torch's cache.
+    The zip files in the folder `archives` are extracted to a temporary folder; "" means to download them into torch's
+    cache.
     """
     found: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -72,9 +73,9 @@ class Images(NamedTuple):
 
 
 def load_images(directory: str | Path, size: int, channels: int) -> dict[str, Images]:
-    """Returns what ImageFolder reads of DIR/train, val and test (zip files are extracted first), or "" of DIR/CLASS/*.
+    """Returns the sets that ImageFolder reads: DIR/train, val and test (or zip files), or the one set "", DIR/CLASS/*.
 
-    Images are squashed to [size, size] by Pillow's bicubic filter, grey for one channel and RGB for three.
+    Images are resized to [size, size] with Pillow's bicubic filter; one channel means grey and three mean RGB.
     """
     grey = [transforms.Grayscale()] if channels == 1 else []
     resize = transforms.Resize((size, size), transforms.InterpolationMode.BICUBIC)
@@ -128,7 +129,7 @@ def split(images: np.ndarray, train_characters: int, seed: int, validation_class
 
 
 def split_images(found: dict[str, Images], train_classes: int, seed: int, validation_classes: int = 0) -> Split:
-    """Takes the sets as folders give them, or shuffles the classes by seed as characters are shuffled."""
+    """Uses the sets of the folders, or shuffles the classes by seed in the same way as characters."""
     classes = {name: [x.pixels[x.targets == i] for i in range(len(x.names))] for name, x in found.items()}
     if "" not in classes:
         return Split(*(classes.get(name, []) for name in ("train", "val", "test")))
@@ -143,7 +144,7 @@ def load(data: Any, seed: int) -> Split:
     if data.name == "omniglot":
         return split(load_omniglot(data.archives)[0], TRAIN_CHARACTERS, seed, data.validation_classes)
     if data.name == "glyphs":
-        from reptile_jax.data import glyphs  # NumPy alone
+        from reptile_jax.data import glyphs  # which uses only NumPy
 
         return split(glyphs.load().images, glyphs.TRAIN_CHARACTERS, seed, data.validation_classes)
     if data.name == "images" and data.rotations:

@@ -1,8 +1,9 @@
 """The networks of Nichol et al. 2018 (arXiv 1803.02999) as functions of their weights and one mini-batch.
 
-Four blocks of a 3x3 convolution, batch norm and ReLU, then a dense layer. Omniglot's convolutions have stride 2, those
-of Mini-ImageNet 2x2 max pooling behind the norm. The convolutions have no bias: batch norm takes it away again, so its
-gradient is analytically zero and Adam with beta1 = 0 would turn its rounding noise into full steps.
+The networks have four blocks of a 3x3 convolution, batch norm and ReLU, and then a dense layer. The convolutions for
+Omniglot have stride 2; those for Mini-ImageNet are followed by batch norm and 2x2 max pooling. The convolutions have no
+bias, because batch norm would cancel it: its gradient would be zero in theory, and Adam with beta1 = 0 would turn its
+rounding noise into full steps.
 """
 
 import torch
@@ -48,7 +49,7 @@ def same_padding(size: int) -> tuple[int, int]:
 def batch_norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Normalises by this mini-batch's own mean and biased variance, in training and in evaluation.
 
-    What else is in the batch matters, and is the whole difference between the two evaluation protocols.
+    The result for an image depends on the rest of the batch. This is the only difference between the two protocols.
     """
     return F.batch_norm(x, None, None, scale, shift, training=True, eps=NORM_EPSILON)
 

@@ -1,6 +1,7 @@
-"""Reptile and first-order MAML (Nichol et al. 2018, arXiv 1803.02999): the computation, then the sampling for it.
+"""Reptile and first-order MAML (Nichol et al. 2018, arXiv 1803.02999): first the computation, then the sampling.
 
-Where the paper is silent, its released code decides. No function changes its arguments: a step returns a new state.
+If the paper does not say something, its released code decides. No function changes its arguments: a step returns a new
+state.
 """
 
 import math
@@ -98,11 +99,11 @@ def task_start(state: State, inner: Inner) -> State:
 
 
 def meta_delta(state: State, tasks: list[Task], inner: Inner, foml: bool = False) -> tuple[Weights, State]:
-    """Returns the tasks' mean delta, and theta with the second moment and count to carry on with.
+    """Returns the tasks' mean delta, and theta with the second moment and count for the next meta-iteration.
 
-    A task's delta is phi - theta; in first-order MAML it is the last inner step's alone, weight decay included.
-    `averaged`: all tasks start from the same second moment and count, and the mean second moment is carried.
-    `sequential` (as released): both pass from task to task. `reset`: zero at every task.
+    A task's delta is phi - theta; in first-order MAML it is only the last inner step's, including weight decay.
+    `averaged`: all tasks start from the same second moment and count, and the mean second moment is carried on.
+    `sequential` (as in the released code): both pass from task to task. `reset`: both are zero at every task.
     """
     start, deltas, ends = state, [], []
     for batches in tasks:
@@ -133,10 +134,10 @@ def meta_step_at(iteration: int, meta_iters: int, meta_step: float, meta_step_fi
 
 
 def evaluate_task(state: State, batches: Task, support: Tensor, queries: Tensor, inner: Inner) -> tuple[Tensor, Tensor]:
-    """Adapts from theta and the trained second moment (`state` stays as it is), then predicts under both protocols.
+    """Adapts from theta and the trained second moment (`state` does not change), then predicts under both protocols.
 
-    Returns logits [queries, classes], whose arg max is the prediction: transductive, where the queries [queries,
-    ...] are one batch, and inductive, where each is put behind the whole support set [classes * shots, ...].
+    Returns logits [queries, classes], whose arg max is the prediction: transductive logits, with the queries [queries,
+    ...] as one batch, and inductive logits, with each query appended to the whole support set [classes * shots, ...].
     """
     phi = inner_loop(task_start(state, inner), batches, inner).params
     with torch.no_grad():
@@ -162,9 +163,9 @@ def labelled(drawings: Tensor) -> Batch:
 def mini_batches(rng: Generator, drawings: Tensor, batch: int, iters: int, replacement: bool, tail: int = 0) -> Task:
     """Makes `iters` mini-batches of `batch` drawings from a task's drawings [classes, shots, ...].
 
-    Without `replacement` they are handed out in shuffled order, shuffled again whenever they run out: a batch may
-    straddle two shuffles. With it, every batch is drawn afresh and its drawings are distinct. `tail` (foml_tail)
-    drawings of each class are kept for the last mini-batch, which is all of them.
+    Without `replacement`, they are used in shuffled order and shuffled again whenever they run out, so a batch may span
+    two shuffles. With `replacement`, every batch is sampled afresh, and its drawings are distinct. `tail` (foml_tail)
+    drawings of each class are reserved for the last mini-batch, which consists of all of them.
     """
     if tail:
         if tail > drawings.shape[1] - (iters > 1):
@@ -176,7 +177,7 @@ def mini_batches(rng: Generator, drawings: Tensor, batch: int, iters: int, repla
 
 
 def orders(rng: Generator, examples: int, batch: int, iters: int, replacement: bool) -> list[np.ndarray]:
-    """Returns which of so many examples are in each of `iters` mini-batches, as `mini_batches` says: [batch] each."""
+    """Returns the places of the examples in each of `iters` mini-batches, as `mini_batches` describes: [batch] each."""
     if replacement and batch > examples:
         raise ValueError(f"replacement: a mini-batch of {batch} distinct examples exceeds the task's {examples}")
     if replacement:

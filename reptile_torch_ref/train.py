@@ -45,7 +45,7 @@ def evaluate(config: ConfigDict, characters: Sequence[Tensor], state: reptile.St
     inner = inner_of(config)
     accuracies = np.zeros((config.eval_samples, 2))
     for i in trange(config.eval_samples, desc="evaluate"):
-        rng = np.random.default_rng([config.eval_seed, 1, i])  # 1: never training's episodes, at equal seeds either
+        rng = np.random.default_rng([config.eval_seed, 1, i])  # 1, so that equal seeds do not give training's episodes
         drawings = reptile.sample_drawings(rng, characters, config.classes, config.shots + 1)
         drawings = drawings / data.SCALE[config.data.name]
         support, (queries, labels) = drawings[:, :-1], reptile.labelled(drawings[:, -1:])
@@ -79,7 +79,7 @@ def main(config: ConfigDict, init: str = "", weights_file: str = "") -> None:
 
 
 def train_on_waves(config: ConfigDict, init: str, weights_file: str) -> None:
-    """Does on sine waves what `main` does, one seed after the other; weights files are of one seed."""
+    """Does the same as `main` on sine waves, one seed after the other; a weights file has one seed."""
     torch.set_num_threads(1)  # the products are too small for two to share
     if config.num_seeds != 1 and (init or weights_file):
         raise ValueError(f"num_seeds={config.num_seeds}: a weights file holds one seed, give num_seeds=1")
@@ -91,7 +91,7 @@ def train_on_waves(config: ConfigDict, init: str, weights_file: str) -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags; where they are wrong, ends the program with a line that says so."""
+    """Parses the flags; if they are wrong, ends the program with one line that says so."""
     try:
         rest = flags.FLAGS(argv)
         if CONFIG.value is None:
@@ -107,7 +107,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def run(_: list[str]) -> None:
-    """Does what the flags say; what stands in the way is one line."""
+    """Does what the flags say; reports an error in one line."""
     try:
         main(CONFIG.value, INIT.value, WEIGHTS.value)
     except (OSError, ValueError) as error:
