@@ -21,16 +21,16 @@ ROW = "{:<20} {:<9} {:>9} {:>16}  {}"
 def run(config: ConfigDict, workdir: Path) -> bool:
     """Climbs the ladder in the setting of a config, prints a row per rung, and writes parity.json in the workdir.
 
-    The run is made small: at most two tasks of four inner steps, five in evaluation, and the step size from 1 to 0 in
-    64 meta-iterations, powers of two that float32 holds exactly, for the JAX program computes it in that. Predictions
-    are compared and no accuracy is measured, so `data.validation_classes` is not regarded.
+    The run is made small: at most two tasks of four inner steps, and five steps in evaluation. The step size falls from
+    1 to 0 in 64 meta-iterations, so that float32, in which the JAX program computes it, holds every value exactly.
+    Predictions are compared and no accuracy is measured, so `data.validation_classes` is ignored.
 
     Args:
         config: a run's config.
         workdir: where parity.json goes.
 
     Returns:
-        Whether no rung failed. In float64, rungs are not run where the device has none.
+        Whether no rung failed. Rungs in float64 do not run on a device without float64.
 
     Raises:
         ConfigError: an impossible config, or more classes than are compared.

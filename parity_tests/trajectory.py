@@ -1,13 +1,15 @@
 """Float32, step by step: every inner step of the reference's trajectory, redone by JAX from the reference's state.
 
-Two things make single float32 steps incomparable as they stand, on which no tolerance is spent:
+Single float32 steps cannot be compared directly, for two reasons, and no tolerance is set for either:
 
-- A ReLU whose input is zero but for rounding may be on in one framework and off in the other, and its whole gradient
-  with it. Such a step is compared with the reference on either side of that kink, for JAX's step may be on another one
-  than its forward pass, a program of its own; the inputs of the ReLUs in question are measured: they must be rounding.
-- Adam with beta1 = 0 divides a gradient by its own size where the second moment has no history. A weight whose root
-  second moment is itself rounding, beside the gradients of its layer, takes a full step of either sign. These weights
-  are left out of their step, and counted.
+- A ReLU whose input is zero except for rounding may be on in one framework and off in the other, together with its
+whole
+  gradient. Such a step is compared with the reference on either side of that kink, because JAX's step and its forward
+  pass are separate programs and may be on different sides. The inputs of these ReLUs are measured; they must be
+  rounding.
+- Adam with beta1 = 0 divides a gradient by its own size if the second moment has no history. If the root second moment
+  of a weight is only rounding compared with the gradients of its layer, the weight takes a full step in either
+  direction. These weights are left out of their step and counted.
 """
 
 from collections.abc import Iterator

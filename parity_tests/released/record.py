@@ -1,4 +1,4 @@
-"""The inputs of a case, and what is recorded of its results. NumPy alone: TensorFlow's environment imports it too."""
+"""The inputs of a case and its recorded results, in pure NumPy, because TensorFlow's environment imports this file."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ class Inputs(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What an implementation computes from them.
+    """The results of an implementation.
 
     Attributes:
         logits: of the queries at the first weights, "transductive" and "inductive", [ways, ways] each.
@@ -90,7 +90,7 @@ def _summaries(arrays: Arrays) -> dict[str, Any]:
 def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
     """Returns the worst relative L2 difference of two records, over their norms and their lists of entries.
 
-    Infinite where one of them has an array, an entry or a meta-iteration that the other has not.
+    The difference is infinite if one record has an array, an entry or a meta-iteration that the other one lacks.
     """
     ours, theirs = ({name: x for name, x in record.items() if name != "case"} for record in (ours, theirs))
     return _difference(ours, theirs)
