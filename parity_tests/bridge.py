@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 from parity_tests import compiled
-from reptile_jax.data import DATA_SETS, num_train, split, turned, with_turns
+from reptile_jax.data import DATA_SETS, num_train, prepared, split, turned, with_turns
 from reptile_jax.meta.episodes import Classes, EvalTask, Examples, Pool, TrainTask
 from reptile_jax.meta.reptile import MetaState
 from reptile_jax.run import weights_file as jax_weights
@@ -107,10 +107,36 @@ def load_pixels(data: str, seed: int) -> Pixels:
     )
 
 
+def different_images(folder: Path, size: int, channels: int) -> tuple[int, int]:
+    """Compares what each side reads from a folder of images.
+
+    Returns:
+        How many images differ (all of a set whose classes or counts do), and how many there are.
+    """
+    copy = prepared.prepared(folder, size, channels)
+    ours, theirs = prepared.pixels(copy), torch_data.load_images(folder, size, channels)
+    named = {"train": "train", "validation": "val", "test": "test", "": ""}
+    counts = {named[name]: classes for name, classes in copy.sets.items()}
+    if counts.keys() != theirs.keys():
+        return len(ours), len(ours)
+    count, start = 0, 0
+    for name, classes in counts.items():
+        of_set = ours[start : start + sum(classes.values())]
+        alike = classes == dict(zip(theirs[name].names, np.bincount(theirs[name].targets).tolist(), strict=True))
+        count += different_rows(of_set, theirs[name].pixels.numpy()) if alike else len(of_set)
+        start += len(of_set)
+    return count, len(ours)
+
+
+def different_rows(ours: np.ndarray, theirs: np.ndarray) -> int:
+    """Counts the images that differ: [images, height, width, channels] of each side."""
+    return int(np.sum(np.any(ours != theirs, axis=(1, 2, 3))))
+
+
 def photographs(size: int, channels: int) -> Pixels:
     """Makes images of 20 classes, soft ones with noise, for both sides; more classes are these again and again.
 
-    What each side reads from files is compared elsewhere.
+    `different_images` compares what each side reads from files.
     """
     rng = np.random.default_rng(0)
     coarse = rng.random((20, 1, 5, 5, channels)) + 0.5 * rng.random((20, 6, 5, 5, channels))

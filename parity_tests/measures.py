@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -27,7 +28,10 @@ def precision(name: str) -> Iterator[None]:
 
 
 def data(setup: Setup) -> float:
-    """Drawings that differ, of all of every split."""
+    """Images that differ, of all of every split, or of all in the folder of one's own images."""
+    data = setup.config.data
+    if data.name == "images" and data.dir:
+        return float(bridge.different_images(Path(data.dir).expanduser(), data.size, data.channels)[0])
     return float(setup.pixels.different)
 
 
