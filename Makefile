@@ -3,10 +3,13 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart test benchmark soak lint clean
+.PHONY: quickstart demo test benchmark soak lint clean
 
 quickstart: $(VENV)/installed  ## A whole run on the embedded synthetic data set, in minutes.
 	$(BIN)/python main.py --config=configs/quickstart.py
+
+demo: $(VENV)/installed-demo  ## A page in the browser, on which you draw characters for trained weights to learn.
+	$(BIN)/python main.py --mode=demo --pretrained=omniglot_5way
 
 test: $(VENV)/installed-test  ## Every test; those on real Omniglot need REPTILE_OMNIGLOT=DIR.
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
@@ -30,6 +33,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and f"error: Python {v} is too old, 3.11 is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/installed-demo: $(VENV)/installed
+	$(INSTALL) --editable '.[demo]'
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed

@@ -68,7 +68,20 @@ def predict(asked: Asked) -> None:
 
 
 CPU_DEVICES = ("train", "eval", "benchmark")  # the modes that several CPU devices serve
-MODES = {"train": train, "eval": evaluate, "predict": predict, "parity": parity, "benchmark": benchmark}
+
+
+def demo(asked: Asked) -> None:
+    """Serves a page on which you draw characters, and see which one a query is taken for."""
+    from reptile_jax.demo import server
+
+    assert asked.pretrained  # `command_line` has seen to it
+    server.serve(asked.pretrained, asked.host or "127.0.0.1", asked.port or 8000)
+
+
+MODES = {
+    "train": train, "eval": evaluate, "predict": predict, "demo": demo, "parity": parity, "benchmark": benchmark
+}  # fmt: skip
+EXTRAS = {"demo": "demo", "parity": "torch", "benchmark": "torch"}  # what a mode needs beside the package
 
 
 def main() -> None:
@@ -88,9 +101,9 @@ def main() -> None:
     except (ConfigError, DataError, CheckpointError, ElsewhereError, TrainingError, WeightsError) as error:
         fail(str(error))
     except ModuleNotFoundError as error:
-        if asked.mode not in ("parity", "benchmark"):
+        if asked.mode not in EXTRAS:
             raise
-        fail(f"mode={asked.mode} needs {error.name}: pip install -e '.[torch]' in a checkout")
+        fail(f"mode={asked.mode} needs {error.name}: pip install -e '.[{EXTRAS[asked.mode]}]' in a checkout")
     except BrokenPipeError:
         fail("the output was closed by its reader: what the run wrote before is whole, and the same command goes on")
     except OSError as error:

@@ -24,9 +24,10 @@ IN_WHEEL = (PACKAGE / "configs").is_dir()
 CONFIGS = (PACKAGE if IN_WHEEL else PACKAGE.parent) / "configs"
 SEVERAL = ("coordinator_address", "num_processes", "process_id")  # flags that need --distributed
 RUNS = ("train", "eval", "parity", "benchmark")
-NEEDED = ("pretrained", "support", "queries")  # flags that mode=predict requires
+NEEDED = {"predict": ("pretrained", "support", "queries"), "demo": ("pretrained",)}  # flags that a mode requires
 ONLY_IN = {  # flag -> the modes that have it
-    "config": RUNS, "workdir": RUNS, "pretrained": ("train", "eval", "predict"), "distributed": ("train", "eval"),
+    "config": RUNS, "workdir": RUNS, "pretrained": ("train", "eval", "predict", "demo"),
+    "distributed": ("train", "eval"), "host": ("demo",), "port": ("demo",),
     "support": ("predict",), "queries": ("predict",), "output": ("predict",), "top": ("predict",),
     "cpu_devices": ("train", "eval", "benchmark"),
 }  # fmt: skip
@@ -51,6 +52,8 @@ class Asked(NamedTuple):
         queries: files and folders to classify.
         output: file for the predictions; None for the terminal.
         top: number of classes to name for each query.
+        host: name or address that mode=demo listens on; None for this machine alone.
+        port: port that mode=demo listens on.
         cpu_devices: XLA devices to divide the CPU into; None: as many as serve.
     """
 
@@ -68,6 +71,8 @@ class Asked(NamedTuple):
     output: str | None
     top: int | None
     cpu_devices: int | None
+    host: str | None
+    port: int | None
 
 
 def parse(argv: Sequence[str], modes: Mapping[str, Callable[..., Any]]) -> Asked:
@@ -132,6 +137,9 @@ def _flags(modes: Mapping[str, Callable[..., Any]]) -> flags.FlagValues:
     flags.DEFINE_string("output", None, text, given)
     text = "Number of classes to name for each query, the most probable one first. The default is 1."
     flags.DEFINE_integer("top", None, text, 1, flag_values=given)
+    text = "Address for --mode=demo. The default is 127.0.0.1, this machine alone; 0.0.0.0 is every network."
+    flags.DEFINE_string("host", None, text, given)
+    flags.DEFINE_integer("port", None, "Port for --mode=demo. The default is 8000.", 1, 65535, flag_values=given)
     text = "XLA devices to divide the CPU into. The default is the number of cores that the run can use."
     flags.DEFINE_integer("cpu_devices", None, text, 1, flag_values=given)
     return given
@@ -140,7 +148,7 @@ def _flags(modes: Mapping[str, Callable[..., Any]]) -> flags.FlagValues:
 def _check(given: flags.FlagValues) -> None:
     """Raises ConfigError if a flag is empty or flags do not go together."""
     mode = given["mode"].value
-    for name in ("config", "workdir", "pretrained", "support", "queries", "output"):
+    for name in ("config", "workdir", "pretrained", "support", "queries", "output", "host"):
         if given[name].value in ("", [""]):
             raise ConfigError(f"{name}= names nothing: give a name or a path, or leave it out")
     for name in SEVERAL:
@@ -157,10 +165,10 @@ def _check(given: flags.FlagValues) -> None:
 def _config(given: flags.FlagValues) -> tuple[ConfigDict | None, str]:
     """Returns the config and its name: the one that --config names, else that of the run to evaluate or continue."""
     mode, pretrained, workdir = given["mode"].value, given["pretrained"].value, given["workdir"].value
-    if mode == "predict":
-        for name in NEEDED:
+    if mode in NEEDED:
+        for name in NEEDED[mode]:
             if not given[name].value:
-                raise ConfigError(f"mode=predict needs {name}: give --{name}=, which --help explains")
+                raise ConfigError(f"mode={mode} needs {name}: give --{name}=, which --help explains")
         return None, mode
     if given["config"].value:
         return _named(given["config"].value)

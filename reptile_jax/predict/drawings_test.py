@@ -1,7 +1,6 @@
 """Shipped weights on drawings of test characters of real Omniglot, redrawn larger, smaller and with other pens."""
 
 import io
-import itertools
 import os
 import zipfile
 from pathlib import Path
@@ -14,10 +13,10 @@ from reptile_jax.data import DATA_SETS
 from reptile_jax.data.images import split
 from reptile_jax.data.omniglot_archive import BACKGROUND, EVALUATION
 from reptile_jax.predict.learner import Learner
+from reptile_jax.testing.drawn import AROUND, skeleton
 
 ARCHIVES = os.environ.get("REPTILE_OMNIGLOT", "")
 CHARACTERS, DRAWINGS, TASKS = 20, 6, 30
-AROUND = [(-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1)]
 
 
 def originals(names):
@@ -30,21 +29,6 @@ def originals(names):
                 if files:
                     found[name] = [Image.open(io.BytesIO(file.read(member))) for member in files[:DRAWINGS]]
     return [found[name] for name in names]
-
-
-def skeleton(ink):
-    """Lines one pixel wide (Zhang and Suen, 1984): bool [height, width]."""
-    lines, before = np.pad(ink, 1).astype(int), None
-    while before is None or (lines != before).any():
-        before = lines.copy()
-        for step in (0, 1):
-            n, ne, e, se, s, sw, w, nw = (np.roll(lines, (-y, -x), (0, 1)) for y, x in AROUND)
-            ring = [n, ne, e, se, s, sw, w, nw, n]
-            count = sum(ring[:8])
-            starts = sum((a == 0) & (b == 1) for a, b in itertools.pairwise(ring))
-            open_sides = (n * e * s, e * s * w) if step == 0 else (n * e * w, n * s * w)
-            lines[(count >= 2) & (count <= 6) & (starts == 1) & (open_sides[0] == 0) & (open_sides[1] == 0)] = 0
-    return lines[1:-1, 1:-1].astype(bool)
 
 
 def redrawn(image, size, pen):

@@ -182,7 +182,7 @@ class Learner:
         self._check(classes, count)
         support = pixels_of(self.config, images)
         rows = _batch_rows(self.config, len(support), seed)
-        batches = Examples(rows, targets.astype(np.int32)[rows])
+        batches = Examples(jnp.asarray(rows), jnp.asarray(targets.astype(np.int32)[rows]))
         phi, opt_state = self._start.params, self._start.opt_state
         if self.config.inner_state == "reset":
             opt_state = jax.tree.map(jnp.zeros_like, opt_state)

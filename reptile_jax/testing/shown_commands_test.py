@@ -14,6 +14,7 @@ import pytest
 
 import parity_tests.benchmark
 import parity_tests.bridge
+import reptile_jax.demo.server
 import reptile_jax.results.tables
 import reptile_jax.run.train
 from reptile_jax import command_line
@@ -73,6 +74,7 @@ def stopped_where_work_begins():
     places = [
         (reptile_jax.run.train, "initial_states"), (reptile_jax.run.train, "kind_of"),
         (parity_tests.bridge, "setup"), (parity_tests.benchmark, "run"), (reptile_jax.results.tables, "draw"),
+        (reptile_jax.demo.server, "_bound"),
     ]  # fmt: skip
     with contextlib.ExitStack() as stack:
         for module, name in places:

@@ -52,7 +52,11 @@ def test_it_holds_what_runs_and_no_tests(wheel):
     assert not [name for name in names if "_test.py" in name or "/testing/" in name or name.startswith("configs")]
     for file in (ROOT / "configs").glob("[!_]*.py"):
         assert f"reptile_jax/configs/{file.name}" in names
-    for needed in ("reptile_jax/main.py", "reptile_jax/results/omniglot_5way/weights.safetensors"):
+    for needed in (
+        "reptile_jax/main.py",
+        "reptile_jax/results/omniglot_5way/weights.safetensors",
+        "reptile_jax/demo/static/page.js",
+    ):
         assert needed in names
     assert not {"reptile_jax/results/tables.py", "reptile_jax/results/__main__.py"} & names
 
