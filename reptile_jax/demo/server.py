@@ -7,7 +7,8 @@ import contextlib
 import json
 import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,7 @@ def serve(named: str, host: str, port: int) -> None:
         CheckpointError, WeightsError: there are no such weights, or they are damaged.
     """
     silence_warnings()
-    with contextlib.closing(_bound(host, port)) as listening:
+    with contextlib.closing(bound(host, port)) as listening:
         print(f"Loading {named} and compiling for every number of examples", flush=True)
         answers = Answers(named)
         application = app(answers, characters.load(answers.learner.config), host)
@@ -216,14 +217,37 @@ def serve(named: str, host: str, port: int) -> None:
         print(f"Open http://{shown}:{port} in a browser; Ctrl-C ends it", flush=True)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # uvicorn has its own, and raises the signal again when it is done
-        config = uvicorn.Config(
-            application, lifespan="off", http="h11", ws="none", log_level="warning", access_log=False,
-            server_header=False, proxy_headers=False, timeout_graceful_shutdown=2,
-        )  # fmt: skip
-        uvicorn.Server(config).run(sockets=[listening])
+        _server(application).run(sockets=[listening])
 
 
-def _bound(host: str, port: int) -> socket.socket:
+@contextlib.contextmanager
+def running(application: Starlette) -> Iterator[int]:
+    """Serves an application in a thread, on this machine alone, and gives the port."""
+    with contextlib.closing(bound("127.0.0.1", 0)) as listening:
+        server = _server(application)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _server(application: Starlette) -> uvicorn.Server:
+    config = uvicorn.Config(
+        application, lifespan="off", http="h11", ws="none", log_level="warning", access_log=False,
+        server_header=False, proxy_headers=False, timeout_graceful_shutdown=2,
+    )  # fmt: skip
+    return uvicorn.Server(config)
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """Returns a socket that is bound to an address; port 0 is any that is free.
+
+    Raises:
+        ConfigError: it is taken, or no address of this machine.
+    """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)

@@ -42,14 +42,14 @@ def draw(driver, pad, strokes, kind="mouse"):
 
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", pad)
     width, height = (pad.size[name] for name in ("width", "height"))
+    actions = ActionBuilder(driver, mouse=PointerInput(kind, kind), duration=0)
     for stroke in strokes:
-        actions = ActionBuilder(driver, mouse=PointerInput(kind, kind), duration=0)
         for i, (x, y) in enumerate(stroke):
             actions.pointer_action.move_to(pad, round((x - 0.5) * width), round((y - 0.5) * height))
             if i == 0:
                 actions.pointer_action.pointer_down()
         actions.pointer_action.pointer_up()
-        actions.perform()
+    actions.perform()
 
 
 def free_port():

@@ -39,5 +39,6 @@ def strokes(ink):
             at = min(ahead, key=lambda x: abs(x[0] - at[0]) + abs(x[1] - at[1]))
             left.discard(at)
             stroke.append(at)
+        stroke = [*stroke[:-1:2], stroke[-1]]  # a hand's pointer does not report every pixel, either
         found.append([((x + 0.5) / len(ink), (y + 0.5) / len(ink)) for y, x in stroke])
     return found

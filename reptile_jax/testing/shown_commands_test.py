@@ -78,7 +78,7 @@ def stopped_where_work_begins():
     places = [
         (reptile_jax.run.train, "initial_states"), (reptile_jax.run.train, "kind_of"),
         (parity_tests.bridge, "setup"), (parity_tests.benchmark, "run"), (reptile_jax.results.tables, "draw"),
-        (reptile_jax.demo.server, "_bound"),
+        (reptile_jax.demo.server, "bound"),
     ]  # fmt: skip
     with contextlib.ExitStack() as stack:
         for module, name in places:

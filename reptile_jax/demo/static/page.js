@@ -11,7 +11,7 @@ const HEARTBEAT = { there: 5000, gone: 1500 }; // milliseconds between two looks
 const at = (id) => document.getElementById(id);
 const rows = []; // {input, tiles, list, button, spare}: name, images, where they stand, test drawings still to load
 const queries = [];
-let about, answer, asking, again, selected, step, later;
+let about, answer, asking, again, selected, step;
 
 function say(sentence) {
   at("said").textContent = sentence;
@@ -120,8 +120,7 @@ async function ask() {
       display();
       continue;
     }
-    clearTimeout(later);
-    later = setTimeout(() => at("answer").setAttribute("aria-busy", "true"), 250);
+    at("answer").setAttribute("aria-busy", "true");
     try {
       const support = known.map((i) => rows[i].tiles.filter((one) => one.pixels).map((one) => one.pixels));
       const found = await api.answer(support, asked.map((one) => one.pixels));
@@ -134,7 +133,6 @@ async function ask() {
       if (error instanceof api.GoneError) gone(true);
       else at("hint").textContent = error.message;
     }
-    clearTimeout(later);
     at("answer").removeAttribute("aria-busy");
   }
   asking = false;

@@ -62,6 +62,7 @@ export class Tile {
   async send(file) {
     const round = ++this.round;
     this.waiting = file;
+    this.element.setAttribute("aria-busy", "true");
     try {
       const pixels = await prepare(await file);
       if (round === this.round) this.settle(pixels);
@@ -82,6 +83,7 @@ export class Tile {
   settle(pixels) {
     this.round++;
     this.waiting = null;
+    this.element.removeAttribute("aria-busy");
     this.pixels = pixels;
     this.problem.textContent = "";
     this.element.classList.toggle("empty", this.empty);
