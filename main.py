@@ -126,7 +126,8 @@ def divide_cpu(asked: Asked) -> None:
     elif asked.mode in CPU_DEVICES and not asked.distributed and not cpu_devices_given():
         cores = usable_cores()
         of_run = asked.mode == "train" and asked.config is not None
-        make_cpu_devices(best_cpu_devices(asked.config, cores) if of_run else cores)
+        with contextlib.suppress(RuntimeError):  # whoever calls `main` has devices already
+            make_cpu_devices(best_cpu_devices(asked.config, cores) if of_run else cores)
 
 
 def less_memory(asked: Asked) -> str:
