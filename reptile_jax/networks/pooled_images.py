@@ -65,9 +65,10 @@ def _forward(x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array)
     covariances = products - mean_patch * along(mean, kernel)  # C k
     variance = jnp.sum(covariances * positive, axis=(0, 1, 2))
     y = (patches @ kernels).reshape(-1, 4, outputs)
-    norm = normalised(largest(*_quarters(y))[0], mean, variance, jnp.abs(scale), bias)
+    most, which = largest(*_quarters(y))
+    norm = normalised(most, mean, variance, jnp.abs(scale), bias)
     z = jax.nn.relu(norm.before_relu).reshape(batch, height // 2, width // 2, outputs)
-    return z, (x, kernel, scale, bias, patches, y, norm, mean_patch, covariances)
+    return z, (x, kernel, scale, bias, patches, which.astype(jnp.int8), norm, mean_patch, covariances)
 
 
 def _quarters(y: jax.Array) -> list[jax.Array]:
@@ -75,14 +76,13 @@ def _quarters(y: jax.Array) -> list[jax.Array]:
 
 
 def _backward(residuals: Any, grad: jax.Array) -> tuple[jax.Array, ...]:
-    x, kernel, scale, bias, patches, y, norm, mean_patch, covariances = residuals
+    x, kernel, scale, bias, patches, which, norm, mean_patch, covariances = residuals
     # Training does not use the gradient of the images, so the compiler leaves it out.
     _, pull = jax.vjp(lambda x: conv_norm_pool_relu(x, kernel, scale, bias), x)
     (grad_x,) = pull(grad)
     grad, grad_scale, grad_bias = norm_gradients(norm, grad.reshape(norm.normal.shape))
-    which = largest(*_quarters(y))[1]
-    won = jnp.where(which[:, None] == jnp.arange(4, dtype=which.dtype)[None, :, None], grad[:, None], 0)
-    from_winners = _summed(patches.T @ won.reshape(patches.shape[0], -1), kernel)
+    won = jnp.concatenate([jnp.where(which == quarter, grad, 0) for quarter in range(4)], axis=1)
+    from_winners = _summed(patches.T @ won, kernel)
     from_mean = mean_patch * along(grad_bias, kernel)
     from_variance = covariances * along(norm.inverse * grad_scale, kernel)
     grad_kernel = (from_winners - from_mean - from_variance) * along(scale * norm.inverse, kernel)
