@@ -1,6 +1,7 @@
 """Settings of every test: no implicit promotion of dtypes or ranks, compiled programs kept between runs."""
 
 import os
+import shutil
 
 import jax
 import pytest
@@ -32,3 +33,5 @@ def pytest_terminal_summary(terminalreporter):
     for name, content in REAL_DATA.items():
         if name not in os.environ:
             terminalreporter.write_line(f"{skipped} tests skipped, among them those that need {name}=DIR, {content}")
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        terminalreporter.write_line(f"{skipped} tests skipped, among them those that need Chromium and its driver")

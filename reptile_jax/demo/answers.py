@@ -3,6 +3,7 @@
 import io
 import os
 import warnings
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,10 +12,11 @@ from PIL import Image
 from reptile_jax.config import ConfigError
 from reptile_jax.data import DATA_SETS
 from reptile_jax.data.prepared import FORMATS
-from reptile_jax.predict.learner import Learner
+from reptile_jax.predict.learner import Adapted, Learner
 
 STEPS = (0, 1, 5, 20, 50)  # inner steps after which the page shows the probabilities
 CLASSES, EXAMPLES, QUERIES = 5, 5, 8  # at most: classes, examples of each, queries
+LEARNED = 16  # support sets whose networks are kept, because most questions have the same examples as the one before
 PIXELS = 40_000_000  # of the largest image that is prepared
 
 
@@ -72,6 +74,7 @@ class Answers:
         self.steps = sorted({*(step for step in STEPS if step < config.eval_iters), config.eval_iters})
         self.shape = (config.data.size, config.data.size, config.data.channels)
         self.drawings = DATA_SETS[config.data.name].scale == 1
+        self._trace = lru_cache(LEARNED)(self._learn)
         noise = np.random.default_rng(0).integers(0, 2, (self.classes, EXAMPLES, *self.shape), np.uint8)
         for examples in (1, 2, EXAMPLES):  # between them every size that a batch is filled up to
             if not config.replacement or self.classes * examples >= config.eval_batch:
@@ -114,9 +117,9 @@ class Answers:
         Raises:
             RefusedError: 400, these weights cannot learn from these examples.
         """
-        labels = np.repeat(np.arange(len(question.support)), [len(images) for images in question.support])
+        counts = tuple(len(images) for images in question.support)
         try:
-            trace = self.learner.trace(self._units(np.concatenate(question.support)), labels, self.steps)
+            trace = self._trace(np.concatenate(question.support).tobytes(), counts)
             queries = self._units(question.queries)
             alone = np.stack([adapted.predict_probabilities(queries) for adapted in trace], axis=1)
             together = [adapted.predict_probabilities(queries, transductive=True) for adapted in trace]
@@ -127,6 +130,11 @@ class Answers:
             "alone": _rounded(alone),
             "together": _rounded(np.stack(together, axis=1)) if len(queries) > 1 else None,
         }
+
+    def _learn(self, support: bytes, counts: tuple[int, ...]) -> list[Adapted]:
+        """The network after each of the steps, from all pixels of the examples and how many there are of each class."""
+        pixels = np.frombuffer(support, np.uint8).reshape(-1, *self.shape)
+        return self.learner.trace(self._units(pixels), np.repeat(np.arange(len(counts)), counts), self.steps)
 
     def _units(self, pixels: np.ndarray) -> np.ndarray:
         return pixels.astype(np.float32) if self.drawings else pixels

@@ -64,7 +64,7 @@ TABLE = [
     ("data.name.x=1", "the config has no field 'data.name.x': did you mean data.name?"),
     ("data=glyphs", "data.validation_classes: give one, as --config.data.name=VALUE"),
     # flags
-    ("--mode=trian", "flag --mode=trian: value should be one of <train|eval|predict|parity|benchmark>"),
+    ("--mode=trian", "flag --mode=trian: value should be one of <train|eval|predict|demo|parity|benchmark>"),
     ("--wrokdir=x", "Unknown command line flag 'wrokdir'. Did you mean: workdir"),
     ("stray", "unexpected argument stray: flags are written --name=value"),
     ("--mode=eval --mode", "Missing value for flag --mode"),
@@ -74,7 +74,7 @@ TABLE = [
     ("--config=default", "--config is given twice: give it once"),
     (
         "--mode=parity --pretrained=omniglot_5way",
-        "mode=parity has no use for pretrained, which is for train, eval and predict",
+        "mode=parity has no use for pretrained, which is for train, eval, predict and demo",
     ),
     ("--mode=benchmark --distributed", "mode=benchmark has no use for distributed, which is for train and eval"),
     ("--flagfile=nowhere", "Unable to open flagfile"),
