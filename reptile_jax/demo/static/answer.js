@@ -24,6 +24,7 @@ function bars(alone, together, names, places, winner) {
   const table = element("table", { className: together ? "bars both" : "bars" });
   table.createCaption().textContent = "Probability of each character";
   table.caption.className = "unseen";
+  table.append(element("colgroup", {}, element("col")));
   const head = table.createTHead().insertRow();
   for (const text of ["character", "alone", ...(together ? ["together"] : [])]) {
     head.append(element("th", { textContent: text, scope: "col" }));

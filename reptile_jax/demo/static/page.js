@@ -229,7 +229,10 @@ async function begin() {
   if (!about.drawings) {
     document.title = "Reptile: images of your own";
     at("learn").textContent = "Classes to learn";
+    for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault()); // beside a place
   }
+  const kind = about.drawings ? "characters" : "classes of images";
+  at("lead").textContent = `Show it one to five examples of a few ${kind}. It takes ${about.steps.at(-1)} small steps, and then it knows which one yours is.`;
   const source = about.characters ? ` The test characters to load are of ${about.characters}.` : "";
   at("about").textContent = `Weights: ${about.weights}. What you ${about.drawings ? "draw" : "give"} goes to the program that you started, and nowhere else.${source}`;
   for (let place = 0; place < about.classes; place++) addRow(place);
