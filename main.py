@@ -126,7 +126,8 @@ def divide_cpu(asked: Asked) -> None:
     elif asked.mode in CPU_DEVICES and not asked.distributed and not cpu_devices_given():
         cores = usable_cores()
         of_run = asked.mode == "train" and asked.config is not None
-        with contextlib.suppress(RuntimeError):  # whoever calls `main` has devices already
+        # Whoever calls `main` may have devices already, and an impossible config is refused later, in words.
+        with contextlib.suppress(RuntimeError, AttributeError, TypeError):
             make_cpu_devices(best_cpu_devices(asked.config, cores) if of_run else cores)
 
 
