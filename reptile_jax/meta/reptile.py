@@ -13,7 +13,7 @@ from reptile_jax.meta.inner_loop import InnerLoop, OptState, Params, inner_loop,
 
 
 class MetaState(NamedTuple):
-    """All that training carries; with the seed it determines the rest of the run.
+    """What training carries from one meta-iteration to the next; with the seed, it determines the rest of the run.
 
     Attributes:
         params: the initialisation theta.
@@ -27,12 +27,12 @@ class MetaState(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """How the tasks of a meta-batch run; by default all on one device, one after the other.
+    """How the tasks of a meta-batch are computed; by default on one device, one after the other.
 
     Attributes:
-        at_once: whether the tasks of a device run together, vmapped.
-        real: [tasks] bool, which of this device's tasks count; the others fill up, and come last. None: all count.
-        axis: name of the mapped axis over which the meta-batch is spread, None where it is not.
+        at_once: whether a device computes its tasks together, by vmap.
+        real: [tasks] bool, which of this device's tasks count; the others come last. None: all count.
+        axis: name of the mapped axis over which the meta-batch is spread; None: it is not spread.
     """
 
     at_once: bool = False
@@ -58,7 +58,7 @@ class MetaMetrics(NamedTuple):
 def meta_step_size(
     iteration: jax.Array, meta_iters: int, meta_step: float, meta_step_final: float
 ) -> jax.Array | float:
-    """The interpolation factor eps, linear over the run: f * final + (1 - f) * first, f = iteration / meta_iters."""
+    """Returns eps, which is linear over the run: f * final + (1 - f) * first, with f = iteration / meta_iters."""
     fraction = iteration / meta_iters
     return fraction * meta_step_final + (1 - fraction) * meta_step
 
@@ -66,14 +66,14 @@ def meta_step_size(
 def task_delta(
     loop: InnerLoop, params: Params, opt_state: OptState, task: TrainTask, foml: bool
 ) -> tuple[Params, OptState, jax.Array]:
-    """What one task contributes: phi - theta, or for first-order MAML the last step's part of it.
+    """Returns what one task contributes: phi - theta, or for first-order MAML only what the last step changed.
 
     Args:
         loop: what the inner loops share.
         params: the initialisation theta.
         opt_state: optimiser state to start from.
         task: mini-batches [inner_iters, inner_batch], or one less and a tail.
-        foml: first-order MAML (released code: `FOML`); the last step's weight decay belongs to its delta.
+        foml: first-order MAML (released code: `FOML`); its delta includes the last step's weight decay.
 
     Returns:
         The delta, the optimiser state after the task, and the mean over the steps of the summed losses.
@@ -90,12 +90,12 @@ def task_delta(
 
 
 def mean_over_tasks(f: Callable[[TrainTask], Any], tasks: TrainTask, spread: Spread = ONE_DEVICE) -> Any:
-    """Returns the mean of f(task) over the tasks: of its floats; its whole numbers are the same in every task.
+    """Returns the mean of f(task) over the tasks. Only floats are averaged; whole numbers are the same in every task.
 
     Args:
         f: task -> pytree.
-        tasks: the tasks of this device, every array with a leading axis [tasks].
-        spread: how they run, and where the others of the meta-batch are.
+        tasks: the tasks of this device; every array has a leading axis [tasks].
+        spread: how the tasks are computed, and where the other tasks of the meta-batch are.
     """
     real = jnp.ones(jax.tree.leaves(tasks)[0].shape[0], bool) if spread.real is None else spread.real
 
@@ -104,7 +104,7 @@ def mean_over_tasks(f: Callable[[TrainTask], Any], tasks: TrainTask, spread: Spr
 
     if spread.at_once:
         total = jax.tree.map(lambda x: jnp.sum(x, 0) if _is_float(x) else x[0], jax.vmap(counted)(tasks, real))
-    else:  # summed on the way, so that no task's result has to be kept
+    else:  # each result is added to the sum, so that no task's result has to be kept
         zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(counted, *jax.tree.map(lambda x: x[0], (tasks, real))))
 
         def add(total: Any, task: tuple[TrainTask, jax.Array]) -> tuple[Any, None]:
@@ -112,7 +112,7 @@ def mean_over_tasks(f: Callable[[TrainTask], Any], tasks: TrainTask, spread: Spr
 
         if spread.real is None:
             total, _ = lax.scan(add, zero, (tasks, real))
-        else:  # those that fill up come last and are passed over, all but one, which gives the whole numbers
+        else:  # tasks that do not count come last and are left out; a device without any computes one all the same
             one = lambda i, total: add(total, jax.tree.map(lambda x: x[i], (tasks, real)))[0]  # noqa: E731
             total = lax.fori_loop(0, jnp.maximum(1, jnp.sum(real)), one, zero)
     count = jnp.sum(real)
@@ -144,17 +144,17 @@ def meta_update(
 
     Args:
         loop: what the inner loops share.
-        state: the state before.
-        tasks: the meta-batch, every array with a leading axis [tasks]; where it is spread over devices, this one's.
+        state: the state before the meta-iteration.
+        tasks: the meta-batch; every array has a leading axis [tasks]. On several devices, the tasks of this device.
         step_size: eps.
         foml: first-order MAML instead of Reptile.
-        inner_state: how the inner optimiser's state passes on. "averaged": every task starts from the same state, and
-            the mean over the tasks is carried; "sequential": each task starts where the one before ended, as released,
-            all of them on one device; "reset": every task starts from zero.
-        spread: how the tasks run; "sequential" ones run one after the other.
+        inner_state: how the inner optimiser's state is carried. "averaged": every task starts from the same state, and
+            the mean over the tasks is carried on. "sequential": each task starts from the state at the end of the
+            previous task, as in the released code; all tasks are on one device. "reset": every task starts from zero.
+        spread: how the tasks are computed; "sequential" tasks are computed one after the other.
 
     Returns:
-        The state after, and how the meta-iteration went.
+        The state after the meta-iteration, and its metrics.
     """
 
     def one_task(opt_state: OptState, task: TrainTask) -> tuple[OptState, tuple[Params, jax.Array]]:

@@ -25,11 +25,11 @@ from reptile_jax.run.interrupt import Interrupted, Stop
 from reptile_jax.run.programs import eval_program, initial_states
 from reptile_jax.tasks import Data, kind_of
 
-# Of a device per dispatch, at most: a signal waits for the end of one.
+# The most that one device computes in a dispatch, because a signal waits for the end of the dispatch.
 EVAL_TASKS = 25
 EVAL_COST = 50_000  # as `TaskKind.cost` counts
-# What an evaluation can be on, and the number of its random stream. The numbers never change, because published
-# accuracies are those of the tasks that they give.
+# The sets that can be evaluated, with the number of their random streams. The numbers never change, because the
+# published accuracies were measured on the tasks that these numbers give.
 SETS = {"train": 0, "validation": 1, "test": 2}
 
 
@@ -38,19 +38,19 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measures a run on `eval_samples` tasks of each held-out set, for every shot count.
 
-    Under `eval_train`, on as many of the training set too; under `eval_untrained`, the untrained weights too.
-
-    Writes results.json and tasks.png where there is a workdir, and prints a table. `source` says where the weights are.
+    With `eval_train`, it also measures as many tasks of the training set; with `eval_untrained`, it also measures the
+    untrained weights. It prints a table and, if there is a workdir, writes results.json and tasks.png. `source` says
+    where the weights are.
 
     Returns:
         {"meta_iters": …, "data": …, "weights": {"source": …, "sha256": …}, "config": {…},
         SET: {MEASURE: {SHOTS: RESULT}}, "untrained": {SET: …}}, where RESULT is
         {"accuracy": …, "ci95": …, "tasks": …}, or of several seeds {"accuracy": mean, "std": …, "seeds": {SEED:
-        RESULT}}. "accuracy" is what the kind of task calls its measures; those of few-shot classification are the two
-        protocols.
+        RESULT}}. "accuracy" is the name that the kind of task gives to what it measures. The measures of few-shot
+        classification are the two protocols.
 
     Raises:
-        Interrupted: by a signal, between two dispatches.
+        Interrupted: a signal arrived; raised between two dispatches.
     """
     kind = kind_of(config)
     results: dict[str, Any] = {
@@ -112,7 +112,7 @@ def measure(
         shots: support drawings per class.
         states: weights and inner optimiser's state, with a leading axis [seeds].
         mesh: the devices.
-        after: called with the number of tasks of every dispatch.
+        after: is called after every dispatch with the number of its tasks.
 
     Returns:
         The mean of each seed, by the measure's name.
@@ -130,7 +130,7 @@ def measure(
 
 
 def label_of(config: ConfigDict) -> str:
-    """Names the data set where its results are shown."""
+    """Returns the name of the data set in results."""
     return DATA_SETS[config.data.name].label
 
 
@@ -142,7 +142,7 @@ def task_keys(key: jax.Array, first: int, count: int) -> jax.Array:
 def _eval_tasks(
     config: ConfigDict, program: Any, data: Data, name: str, shots: int, states: MetaState, mesh: Mesh, first: int
 ) -> tuple[Any, Any]:
-    """Evaluates a dispatch of tasks, `first` and on, of a set's stream, which depends on `eval_seed` alone."""
+    """Evaluates a dispatch of tasks of a set's stream, from task `first` on; the stream depends on `eval_seed` alone."""
     devices, seeds = mesh.shape[TASKS], config.num_seeds // mesh.shape[SEEDS]
     at_most = max(1, EVAL_COST // (kind_of(config).cost(config, shots) * seeds))
     count = devices * min(EVAL_TASKS, at_most, -(-config.eval_samples // devices))
@@ -153,7 +153,7 @@ def _eval_tasks(
 
 
 def _digest(params: Params) -> str:
-    """A checksum of weights, which tells one training's from another's."""
+    """Returns a checksum of weights."""
     digest = hashlib.sha256()
     for x in jax.tree.leaves(params):
         digest.update(np.asarray(x).tobytes())
@@ -161,7 +161,7 @@ def _digest(params: Params) -> str:
 
 
 def _summary(config: ConfigDict, means: list[Mean]) -> dict[str, Any]:
-    """The RESULT of `evaluate`."""
+    """Returns the RESULT of `evaluate`."""
     measured = kind_of(config).measured
     results = [{measured: each.mean, "ci95": each.ci95, "tasks": each.tasks} for each in means]
     if len(results) == 1:

@@ -1,12 +1,12 @@
 """The compiled programs of a run: the config's fields, unpacked into functions of arrays.
 
-Every random choice is a function of a seed and a count: the initial weights of `seed`, the tasks of a meta-iteration of
-(`seed`, meta-iteration, task), the tasks of an evaluation of (`eval_seed`, set of classes, shots, task). Nothing of it
-is state, so a resumed run goes on as if it had never stopped.
+Every random choice is a function of a seed and of counts. The initial weights depend on `seed`, a training task depends
+on (`seed`, meta-iteration, task), and an evaluation task depends on (`eval_seed`, set of classes, shots, task). None of
+this is state, so a resumed run continues as if it had never stopped.
 
-A run of several seeds is several runs in one program: every array has a leading axis [seeds], and so it has where there
-is one. On a mesh of devices [seeds, tasks], a row of devices has its share of the seeds, and each device of the row its
-share of their tasks, filled up where they do not divide.
+A run of several seeds is several runs in one program: every array has a leading axis [seeds], also if there is only one
+seed. On a mesh of devices [seeds, tasks], each row of devices has its share of the seeds, and each device of a row has
+its share of their tasks. If the tasks cannot be divided equally, other tasks fill the gaps and do not count.
 """
 
 from collections.abc import Callable
@@ -37,11 +37,11 @@ INITIAL_WEIGHTS, TRAINING_TASKS, CURVE_TASKS = range(3)  # random streams of a r
 
 
 class Progress(NamedTuple):
-    """What a dispatch of meta-iterations reports, for each seed.
+    """What a dispatch of meta-iterations reports for each seed.
 
     Attributes:
         last: metrics of its last meta-iteration.
-        bad_iteration: the first meta-iteration whose loss, delta or state was not finite, -1 where all were.
+        bad_iteration: the first meta-iteration whose loss, delta or state was not finite; -1 if all were finite.
     """
 
     last: MetaMetrics
@@ -59,13 +59,13 @@ def network_of(config: ConfigDict) -> nn.Module:
 
 
 def inner_loop_of(config: ConfigDict, source: Source) -> InnerLoop:
-    """Returns what every inner loop of a seed shares, its tasks sampled from `source`."""
+    """Returns what all inner loops of a seed share, whose tasks are sampled from `source`."""
     loss = kind_of(config).loss(config, network_of(config).apply, source)
     return InnerLoop(loss, inner_optimizer(config.learning_rate, config.sgd), config.weight_decay)
 
 
 def initial_state(config: ConfigDict, seed: int, dtype: DTypeLike = jnp.float32) -> MetaState:
-    """Returns one seed's state at meta-iteration 0, its weights drawn from the seed."""
+    """Returns one seed's state at meta-iteration 0, with weights drawn from the seed."""
     return _initial_state(config, seed, dtype, jax.jit(network_of(config).init))
 
 
@@ -83,7 +83,7 @@ def initial_states(config: ConfigDict, dtype: DTypeLike = jnp.float32) -> MetaSt
 
 
 def state_shapes(config: ConfigDict, mesh: Mesh) -> MetaState:
-    """Returns the shapes of what `initial_states` puts on a mesh, to read a saved state into; computes nothing."""
+    """Returns the shapes of what `initial_states` puts on a mesh, for reading a saved state; it computes nothing."""
     one, everywhere = jax.eval_shape(lambda: initial_state(config, config.seed)), NamedSharding(mesh, P())
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((config.num_seeds, *x.shape), x.dtype, sharding=everywhere), one)
 
@@ -107,8 +107,8 @@ def train_program(
 ) -> Callable[[MetaState, Array, Source, Pool, Array | int], tuple[MetaState, Progress]]:
     """Compiles training: (states, seeds [seeds], source, pool, count) -> `count` meta-iterations later.
 
-    The source is that of `tasks.Data`. The count is an argument of the compiled loop and not a part of it: however a
-    run is cut into dispatches, the same program computes every meta-iteration, to the same bits.
+    The source is that of `tasks.Data`. The count is an argument of the compiled loop and not a part of it. However a
+    run is cut into dispatches, the same program therefore computes every meta-iteration, to the same bits.
     """
     together = at_once(config)
     share = -(-config.meta_batch // mesh.shape[TASKS])  # tasks of a device
@@ -158,10 +158,10 @@ def train_program(
 def eval_program(
     config: ConfigDict, mesh: Mesh, shots: int
 ) -> Callable[[MetaState, Source, Pool, Array], tuple[Any, Any]]:
-    """Compiles evaluation: (states, source, pools [tasks], keys) -> tasks and what came of them [seeds, tasks].
+    """Compiles evaluation: (states, source, pools [tasks], keys) -> the tasks and their outcomes [seeds, tasks].
 
-    Every task has a pool and a key of its own; the keys [seeds, tasks, 2] are those `jax.random.key_data` gives.
-    States and source as in `train_program`.
+    Every task has its own pool and key; the keys [seeds, tasks, 2] are what `jax.random.key_data` returns. States and
+    source are those of `train_program`.
 
     Args:
         config: the run's config.
