@@ -142,7 +142,7 @@ def task_keys(key: jax.Array, first: int, count: int) -> jax.Array:
 def _eval_tasks(
     config: ConfigDict, program: Any, data: Data, name: str, shots: int, states: MetaState, mesh: Mesh, first: int
 ) -> tuple[Any, Any]:
-    """Evaluates a dispatch of tasks of a set's stream, from task `first` on; the stream depends on `eval_seed` alone."""
+    """Evaluates a dispatch of a set's tasks, from number `first` on; the tasks depend on `eval_seed` alone."""
     devices, seeds = mesh.shape[TASKS], config.num_seeds // mesh.shape[SEEDS]
     at_most = max(1, EVAL_COST // (kind_of(config).cost(config, shots) * seeds))
     count = devices * min(EVAL_TASKS, at_most, -(-config.eval_samples // devices))
