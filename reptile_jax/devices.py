@@ -1,4 +1,4 @@
-"""Where a run computes: tasks and seeds spread over the devices of every process, and what the processes agree on."""
+"""Where a run computes: its tasks and seeds are spread over the devices of all processes."""
 
 import contextlib
 import math
@@ -37,9 +37,10 @@ def usable_cores() -> int:
 
 
 def best_cpu_devices(config: ConfigDict, cores: int) -> int:
-    """Returns how many CPU devices train a run fastest: the fewest whose busiest one has the fewest tasks to compute.
+    """Returns how many CPU devices train a run fastest on so many cores.
 
-    One XLA device hardly gains from a second core, because its products are small.
+    That is the smallest number for which the busiest device has the fewest tasks. One device hardly gains from a second
+    core, because the matrix products of a task are small.
     """
 
     def tasks_of_the_busiest(devices: int) -> int:
@@ -51,13 +52,17 @@ def best_cpu_devices(config: ConfigDict, cores: int) -> int:
 
 
 def cpu_devices_given() -> bool:
-    """Whether the environment says how many CPU devices JAX has."""
+    """Returns whether the environment sets the number of CPU devices."""
     by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     return by_flag or "JAX_NUM_CPU_DEVICES" in os.environ
 
 
 def make_cpu_devices(number: int) -> None:
-    """Divides the CPU into so many XLA devices; called before JAX has any device."""
+    """Divides the CPU into so many XLA devices.
+
+    Raises:
+        RuntimeError: JAX has its devices already.
+    """
     jax.config.update("jax_num_cpu_devices", number)
 
 
@@ -102,7 +107,7 @@ def put(mesh: Mesh, tree: Any, *axes: str) -> Any:
 
 
 def _aligned(x: np.ndarray) -> np.ndarray:
-    """Returns an array in memory that CPU devices can share, which is itself or a copy."""
+    """Returns the array, or a copy of it, in memory that CPU devices can share."""
     if x.ctypes.data % ALIGNMENT == 0 and x.flags.c_contiguous:
         return x
     memory = np.empty(x.nbytes + ALIGNMENT, np.uint8)
@@ -113,7 +118,7 @@ def _aligned(x: np.ndarray) -> np.ndarray:
 
 
 def machine(mesh: Mesh) -> str:
-    """Describes what a run computes on, as far as its rounding depends on it, as "2 cpu devices of 4 cores"."""
+    """Describes what a run is computed on and what its rounding depends on, such as "2 cpu devices of 4 cores"."""
     device = mesh.devices.flat[0]
     cores = f" of {usable_cores()} cores" if device.platform == "cpu" else ""
     return f"{mesh.size} {device.device_kind} device{'s' if mesh.size > 1 else ''}{cores}"

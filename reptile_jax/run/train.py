@@ -39,18 +39,18 @@ class TrainingError(Exception):
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path, pretrained: str | Path | None = None) -> dict[str, Any]:
-    """Trains from where the workdir stands to `meta_iters`, evaluates, and leaves everything in the workdir.
+    """Trains until `meta_iters`, from the newest checkpoint in the workdir if there is one, and evaluates.
 
     Args:
         config: a run's config, see configs/default.py.
-        workdir: holds config.json, metrics.jsonl, TensorBoard events, checkpoints, pictures and results.json.
+        workdir: gets config.json, metrics.jsonl, TensorBoard events, checkpoints, pictures and results.json.
         pretrained: the weights and second moment that a new run starts from, as `pretrained.load` names them.
 
     Returns:
         The results, as in results.json.
 
     Raises:
-        ConfigError: an impossible config, or another one than the run in the workdir began with.
+        ConfigError: the config is impossible, or differs from that of the run in the workdir.
         DataError: the data is missing or damaged.
         CheckpointError, WeightsError: there are no such pretrained weights.
         TrainingError: a loss or an update was not finite.
@@ -102,10 +102,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, pretrained: str 
 def evaluate_only(config: ConfigDict, workdir: str | Path, pretrained: str | Path | None = None) -> dict[str, Any]:
     """Evaluates the newest checkpoint of the workdir, or the one that `pretrained` names.
 
-    A workdir that cannot be written to is left as it is, and the results are printed alone.
+    If the workdir cannot be written to, the results are printed but not saved.
 
-    Args, returns and raises as `train_and_evaluate`; without `pretrained`, the workdir must hold a checkpoint, or
-    results of an evaluation, which say what is evaluated again.
+    Arguments, results and errors are those of `train_and_evaluate`. Without `pretrained`, the workdir must hold a
+    checkpoint, or the results of an evaluation, whose weights are then evaluated again.
     """
     validate(config)
     workdir, mesh = Path(workdir).expanduser(), _devices(config)
@@ -127,7 +127,7 @@ def evaluate_only(config: ConfigDict, workdir: str | Path, pretrained: str | Pat
 
 
 def _is_newest(workdir: Path, source: str) -> bool:
-    """Whether the weights at `source`, as `source_of` names them, are the newest of the run in a workdir."""
+    """Returns whether the weights at `source`, as `source_of` names them, are the newest of the workdir's run."""
     with contextlib.suppress(CheckpointError):
         return source == source_of(workdir, workdir)
     return False
@@ -135,7 +135,7 @@ def _is_newest(workdir: Path, source: str) -> bool:
 
 @contextlib.contextmanager
 def _held(workdir: Path) -> Iterator[None]:
-    """Keeps other runs out of a workdir, which is made where it is not there; of several processes, one does.
+    """Makes a workdir and keeps other runs out of it; if there are several processes, one of them does so.
 
     Raises:
         ConfigError: another run is at work there.
@@ -154,7 +154,7 @@ def _held(workdir: Path) -> Iterator[None]:
 
 
 def _devices(config: ConfigDict) -> Mesh:
-    """Returns the devices of the run, and says where one that asks for it cannot use them all."""
+    """Returns the devices of the run, and says if the run cannot use all of them."""
     mesh = mesh_of(config)
     if (used := mesh.size) < (there := len(jax.devices())):
         if jax.process_count() > 1:
@@ -171,10 +171,10 @@ def _devices(config: ConfigDict) -> Mesh:
 
 
 def resume(config: ConfigDict, workdir: Path, iteration: int, mesh: Mesh) -> MetaState:
-    """Reads a checkpoint of a workdir, to go on from.
+    """Reads the checkpoint of a workdir that training continues from.
 
     Raises:
-        ConfigError: the run in the workdir began with another config.
+        ConfigError: the run in the workdir has another config.
     """
     checkpoints = Checkpoints(workdir)
     saved = completed(checkpoints.config(iteration))
@@ -194,11 +194,11 @@ def resume(config: ConfigDict, workdir: Path, iteration: int, mesh: Mesh) -> Met
 
 
 def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh: Mesh, stop: Stop) -> MetaState:
-    """Runs the meta-iterations that are left, with curves, metrics, checkpoints and a progress bar.
+    """Runs the remaining meta-iterations, with curves, metrics, checkpoints and a progress bar.
 
     Raises:
-        TrainingError: a loss, an update or what it led to was not finite; it was not saved.
-        Interrupted: by a signal, once what was trained is saved.
+        TrainingError: a loss, an update or the new state was not finite; that state was not saved.
+        Interrupted: a signal arrived; raised after the state was saved.
     """
     advance, classify = train_program(config, mesh), eval_program(config, mesh, config.shots)
     seeds = np.array(seeds_of(config), np.int32)
@@ -206,7 +206,7 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
     curve_pools = jax.tree.map(lambda *x: np.array(x, np.int32), *(data.pools[name] for name in curve_sets))
     done = int(np.asarray(states.iteration)[0])
     if done < config.meta_iters:
-        # Compiles it: a signal waits for the end of a compilation, and here there is nothing to save.
+        # This compiles the program. A signal waits for the end of a compilation, and here there is nothing to save.
         advance(states, seeds, data.source, data.pools["train"], 0)
         if number := agreed(stop.number):
             raise Interrupted(number, f"interrupted at meta-iteration {done}: the same command goes on from there")
@@ -264,7 +264,7 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
 
 
 def _not_finite(config: ConfigDict, workdir: Path, data: Data, before: MetaState, index: int) -> TrainingError:
-    """Says which meta-iteration of which seed was not finite, in which classes; `before` are the states before it."""
+    """Says which meta-iteration of which seed was not finite, and for which classes; `before` is the state before it."""
     tasks = bad_tasks(config, data, before, index)
     named = "; ".join(", ".join(names) for names in tasks or [])
     where = f"in the tasks of {named}" if tasks else "in no task of its own" if tasks == [] else "in some task"
@@ -279,18 +279,18 @@ def _not_finite(config: ConfigDict, workdir: Path, data: Data, before: MetaState
 
 
 def curve_keys(seeds: np.ndarray, iteration: int, count: int) -> np.ndarray:
-    """The keys of the curve's tasks at a meta-iteration: [seeds, count, 2]."""
+    """Returns the keys of the curves' tasks at a meta-iteration: [seeds, count, 2]."""
     of_iteration = [random.fold_in(stream(int(seed), CURVE_TASKS), iteration) for seed in seeds]
     return np.stack([random.key_data(task_keys(key, 0, count)) for key in of_iteration])
 
 
 def _next(done: int, interval: int) -> int:
-    """The first multiple of the interval after `done`."""
+    """Returns the first multiple of the interval after `done`."""
     return (done // interval + 1) * interval
 
 
 def _steps(workdir: Path) -> list[int]:
-    """The meta-iterations of the rows of the workdir's metrics.jsonl."""
+    """Returns the meta-iterations of the rows in the workdir's metrics.jsonl."""
     return [row["step"] for row in read_rows(workdir / "metrics.jsonl")]
 
 
