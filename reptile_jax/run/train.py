@@ -264,7 +264,7 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
 
 
 def _not_finite(config: ConfigDict, workdir: Path, data: Data, before: MetaState, index: int) -> TrainingError:
-    """Says which meta-iteration of which seed was not finite, and for which classes; `before` is the state before it."""
+    """Says which meta-iteration of which seed was not finite, for which classes; `before` is the state before it."""
     tasks = bad_tasks(config, data, before, index)
     named = "; ".join(", ".join(names) for names in tasks or [])
     where = f"in the tasks of {named}" if tasks else "in no task of its own" if tasks == [] else "in some task"
