@@ -1,1 +1,1 @@
-"""What proves reptile_jax right: parity with reptile_torch_ref, negative controls, and independent truths."""
+"""Proof that reptile_jax is right: parity with reptile_torch_ref, negative controls, and tests of theory."""

@@ -1,4 +1,4 @@
-"""`main.py --mode=benchmark`: this project against the PyTorch reference, on episodes of one sampler."""
+"""`main.py --mode=benchmark`: compares the speed of this project and of the PyTorch reference."""
 
 import json
 import math
@@ -28,30 +28,30 @@ from reptile_jax.run.evaluate import label_of
 from reptile_jax.run.programs import network_of
 from reptile_jax.tasks import kind_of
 
-ROUNDS = 7  # times that every measurement is taken, one after the other in turn
-SECONDS = 1.5  # that one measurement takes, about
-SIZES = (1024, 2048, 4096)  # of the matrix products that the rates are held against
-PARTS = ("sampling", "optimiser", "backward")  # of a training step, in the order in which they are taken away
-MEMORY = (5, 100)  # measurements of the training process's memory, and meta-iterations between them
+ROUNDS = 7  # how often each measurement is taken; the measurements take turns
+SECONDS = 1.5  # about how long one measurement takes
+SIZES = (1024, 2048, 4096)  # of the matrix products with which the rates are compared
+PARTS = ("sampling", "optimiser", "backward")  # of a training step, in the order in which they are removed
+MEMORY = (5, 100)  # number of measurements of the training process's memory, and of meta-iterations between them
 
 
 class Measured(NamedTuple):
-    """The median over the rounds, and the extremes."""
+    """The median, the lowest and the highest value of the rounds."""
 
     median: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        """As "41.2 (39.8 to 42)"."""
+        """Returns text such as "41.2 (39.8 to 42)"."""
         return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
 
     def percent(self) -> str:
-        """As "50% (48% to 51%)"."""
+        """Returns text such as "50% (48% to 51%)"."""
         return f"{self.median:.1%} ({self.low:.1%} to {self.high:.1%})"
 
     def as_json(self) -> dict[str, Any]:
-        """As {"median": …, "range": [LOW, HIGH]}."""
+        """Returns {"median": …, "range": [LOW, HIGH]}."""
         return {"median": self.median, "range": [self.low, self.high]}
 
 
@@ -66,15 +66,15 @@ def published() -> dict[str, ConfigDict]:
 def run(settings: dict[str, ConfigDict], workdir: Path) -> None:
     """Measures, prints a table, and writes benchmark.json in the workdir.
 
-    Everything is measured in turn, `ROUNDS` times, so that what else the machine does meets all alike. The data set is
-    that of the configs; no accuracy is measured.
+    The measurements take turns, and each is taken `ROUNDS` times, so that other work on the machine affects all of them
+    equally. The configs name the data set; no accuracy is measured.
 
     Args:
         settings: the configs to measure, by name.
-        workdir: where benchmark.json goes.
+        workdir: the folder for benchmark.json.
 
     Raises:
-        ConfigError: an impossible config.
+        ConfigError: a config is impossible.
         DataError: the data is missing or damaged.
     """
     for config in settings.values():
@@ -102,7 +102,7 @@ def measure(name: str, config: ConfigDict) -> dict[str, Any]:
     """Measures one setting, and prints it as two tables."""
     devices = jax.devices()
     if devices[0].platform == "cpu":
-        devices = devices[: best_cpu_devices(config, len(devices))]  # as a run has
+        devices = devices[: best_cpu_devices(config, len(devices))]  # as in a run
     mesh = mesh_of(config, devices)
     data = kind_of(config).load(config, mesh)
     batches = (1, config.meta_batch, 2 * config.meta_batch)
@@ -173,18 +173,18 @@ def measure(name: str, config: ConfigDict) -> dict[str, Any]:
 
 
 def counts() -> list[int]:
-    """Numbers of devices to measure: 1, 2, 4, … and all."""
+    """Returns the numbers of devices to measure: 1, 2, 4, … and all."""
     there = len(jax.devices())
     return sorted({there, *(2**i for i in range(there.bit_length()) if 2**i <= there)})
 
 
 def sharing(config: ConfigDict, count: int) -> int:
-    """How many of the first so many devices share the tasks of a seed."""
+    """Returns how many of the first `count` devices share the tasks of a seed."""
     return mesh_of(config, jax.devices()[:count]).shape[TASKS]
 
 
 def on_devices(config: ConfigDict) -> dict[str, Work]:
-    """Training, evaluation and the curves on the first so many devices."""
+    """Returns training, evaluation and the curves as work for each number of devices in `counts`."""
     works = {}
     for count in counts():
         mesh = mesh_of(config, jax.devices()[:count])
@@ -199,7 +199,7 @@ def on_devices(config: ConfigDict) -> dict[str, Work]:
 
 
 def scaling(config: ConfigDict, rates: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Prints the rates by the number of devices, each beside that of one device in the same round."""
+    """Prints the rates for each number of devices, and their ratio to the rate of one device in the same round."""
     print()
     row("devices", "meta-iterations/s", "beside one", "evaluation, tasks/s", "beside one", "curves' share of a run")
     row(*6 * ["---"])
@@ -225,12 +225,12 @@ def row(*cells: object) -> None:
 
 
 def median(values: np.ndarray) -> Measured:
-    """Median and extremes of the rounds' values [rounds]."""
+    """Returns the median and the extremes of the values [rounds]."""
     return Measured(float(np.median(values)), float(np.min(values)), float(np.max(values)))
 
 
 def measured_in_turn(name: str, works: dict[str, Work]) -> dict[str, np.ndarray]:
-    """The rates of every work, units/s, [rounds]; each is run once before, to compile and to warm up."""
+    """Returns the rates of every work, units/s, [rounds]; before, each work is done once to compile and to warm up."""
     amounts, rates = {}, {work: np.zeros(ROUNDS) for work in works}
     with tqdm(total=len(works) * (ROUNDS + 1), desc=name, leave=False, disable=None) as bar:
         for work, do in works.items():
@@ -245,17 +245,18 @@ def measured_in_turn(name: str, works: dict[str, Work]) -> dict[str, np.ndarray]
 
 
 def rate_of(do: Work, amount: int) -> float:
-    """Does some units of work: units/s."""
+    """Does `amount` units of work, and returns units/s."""
     began = time.perf_counter()
     do(amount)
     return amount / (time.perf_counter() - began)
 
 
 def shares(rates: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The share of each part of a training step in its time, from the times without it, [rounds].
+    """Returns the share [rounds] that each part of a training step has in the step's time.
 
-    The variants take away one of `PARTS` after the other; what is left is the forward pass. The shares of a round sum
-    to 1; their medians need not, and one that is a small difference of large times can be below 0.
+    Each variant of the step leaves out one more of `PARTS`; the last variant has only the forward pass. The time of a
+    part is the difference between two variants. The shares of a round add up to 1, but their medians may not, and the
+    share of a short part can be below 0.
     """
     times = np.array([1 / rates[f"without {n} parts"] for n in range(len(PARTS) + 1)])
     parts = np.append(times[:-1] - times[1:], times[-1:], axis=0) / times[0]
@@ -263,17 +264,17 @@ def shares(rates: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def with_batch(config: ConfigDict, tasks: int) -> ConfigDict:
-    """The config with another meta-batch."""
+    """Returns the config with another meta-batch."""
     other = config.copy_and_resolve_references()
     other.meta_batch = tasks
     return other
 
 
 def flops(config: ConfigDict) -> float:
-    """Floating-point operations of one meta-iteration, those of the network's products alone.
+    """Returns the floating-point operations of one meta-iteration; it counts only the network's products.
 
-    A product in the forward pass has two in the backward pass, for weights and inputs; the inputs of the network, which
-    the first product has, have no gradient.
+    Each product of the forward pass has two products in the backward pass: one for the gradient of the weights and one
+    for the gradient of the inputs. The first product has only one, because the network's inputs need no gradient.
     """
     plain = config.copy_and_resolve_references()
     plain.convolution = "lax"
@@ -284,7 +285,7 @@ def flops(config: ConfigDict) -> float:
 
 
 def products(jaxpr: Any) -> Iterator[int]:
-    """Yields the floating-point operations of every convolution and matrix product of a program, in its order."""
+    """Yields the floating-point operations of every convolution and matrix product of a program, in order."""
     for equation in jaxpr.eqns:
         shapes = [math.prod(x.aval.shape) for x in (*equation.invars, *equation.outvars)]
         if equation.primitive.name == "conv_general_dilated":  # a kernel [height, width, in, out]
@@ -299,11 +300,11 @@ def products(jaxpr: Any) -> Iterator[int]:
 
 
 def training_process(config: ConfigDict) -> dict[str, Any]:
-    """Starts training processes of their own, PyTorch not imported, and prints what they take.
+    """Starts separate training processes, which do not import PyTorch, and prints their time and memory.
 
     Returns:
-        Seconds from the start of the process to the end of the first meta-iteration, without and with a compilation
-        cache, and the process's resident memory, MB: by meta-iterations, and the most that it was.
+        The seconds from the start of the process to the end of the first meta-iteration, without and with a compilation
+        cache; and the process's resident memory in MB, at meta-iterations and at its peak.
     """
     seconds: dict[str, list[float]] = {"cold": [], "warm": []}
     for i in range(3):
@@ -328,7 +329,7 @@ def training_process(config: ConfigDict) -> dict[str, Any]:
 
 
 def footprint(config: ConfigDict, cache: str, measurements: int) -> tuple[float, list[float]]:
-    """Runs `parity_tests.footprint`: seconds to its first line, and what it prints."""
+    """Runs `parity_tests.footprint`; returns the seconds to its first line, and the numbers that it prints."""
     arguments = [config.to_json(), str(measurements), str(MEMORY[1])]
     began = time.perf_counter()
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What crosses between the frameworks: a state in the weights file, episodes as indices. Pixels never do."""
+"""Exchanges data between the frameworks: a state as a weights file, and episodes as indices, but never pixels."""
 
 import json
 import tempfile
@@ -27,18 +27,18 @@ from reptile_torch_ref import weights as torch_weights
 TRAIN_CLASSES, HELD_OUT_CLASSES = (
     1400,
     150,
-)  # all of glyphs, as many of Omniglot: one shape, compiled for once
+)  # all of glyphs and as many of Omniglot, so that both have one shape and compile once
 POOLS = {"train": Pool(0, TRAIN_CLASSES), "held_out": Pool(TRAIN_CLASSES, HELD_OUT_CLASSES)}
 
 Arrays = dict[str, np.ndarray]  # by name, "conv_0/kernel", in the layouts of the weights file
 
 
 class Pixels(NamedTuple):
-    """The same classes as each side reads them by its own path: the first training and the first test classes."""
+    """The same classes, the first for training and the first for testing, which each side reads with its own code."""
 
     jax: tuple[jax.Array, Classes]  # [1550 * drawings, 28, 28, 1] uint8 and where the classes are
     torch: Tensor  # [1550 * drawings, 28, 28] uint8; of photographs [..., channels] float64, 0 to 1
-    different: int  # drawings that the sides do not have in common, of all of every split
+    different: int  # number of drawings in all splits that differ between the sides
 
 
 class Setup(NamedTuple):
@@ -46,8 +46,8 @@ class Setup(NamedTuple):
 
     Attributes:
         config: fields of the run.
-        pixels: of each side.
-        start: the state to begin with, its dtype that of the computation.
+        pixels: the pixels on each side.
+        start: the initial state; its dtype is the dtype to compute in.
     """
 
     config: ConfigDict
@@ -62,7 +62,7 @@ class Setup(NamedTuple):
 
     @property
     def spec(self) -> compiled.Spec:
-        """What the compiled functions are compiled for."""
+        """The fields that the compiled functions depend on."""
         c = self.config
         return compiled.Spec(
             c.classes, c.sgd, c.learning_rate, c.foml, c.inner_state, c.data.name, c.model.name, c.model.filters
@@ -75,12 +75,12 @@ class Setup(NamedTuple):
 
     @property
     def weight_decay(self) -> np.ndarray:
-        """The factor in the dtype to compute in, an argument of compiled functions."""
+        """The weight decay factor in the dtype to compute in; compiled functions take it as an argument."""
         return np.asarray(self.config.weight_decay, self.dtype)
 
 
 def setup(config: ConfigDict, dtype: jnp.dtype, start: MetaState | None = None) -> Setup:
-    """Returns a configuration's data and initial state, or `start` in place of the latter."""
+    """Returns a configuration's data and its initial state, or `start` as the initial state."""
     data = config.data
     pixels = load_pixels(data.to_json(), config.seed)
     return Setup(config, pixels, initial_state(config, config.seed, dtype) if start is None else start)
@@ -88,7 +88,7 @@ def setup(config: ConfigDict, dtype: jnp.dtype, start: MetaState | None = None) 
 
 @cache
 def load_pixels(data: str, seed: int) -> Pixels:
-    """Reads a data set, the config's `data` as JSON, on each side."""
+    """Reads a data set on each side; `data` is the config's field `data` as JSON."""
     config = ConfigDict(json.loads(data))
     if config.name == "images":
         return photographs(config.size, config.channels)
@@ -111,7 +111,8 @@ def different_images(folder: Path, size: int, channels: int) -> tuple[int, int]:
     """Compares what each side reads from a folder of images.
 
     Returns:
-        How many images differ (all of a set whose classes or counts do), and how many there are.
+        How many images differ, and how many there are. If the classes of a set or their sizes differ, all its images
+        count as different.
     """
     copy = prepared.prepared(folder, size, channels)
     ours, theirs = prepared.pixels(copy), torch_data.load_images(folder, size, channels)
@@ -134,14 +135,14 @@ def different_rows(ours: np.ndarray, theirs: np.ndarray) -> int:
 
 
 def photographs(size: int, channels: int) -> Pixels:
-    """Makes images of 20 classes, soft ones with noise, for both sides; more classes are these again and again.
+    """Makes smooth images with noise, of 20 classes, for both sides; further classes repeat these classes.
 
     `different_images` compares what each side reads from files.
     """
     rng = np.random.default_rng(0)
     coarse = rng.random((20, 1, 5, 5, channels)) + 0.5 * rng.random((20, 6, 5, 5, channels))
     rows = np.arange(size) * 4 / max(size - 1, 1)
-    weights = np.maximum(0, 1 - np.abs(rows[:, None] - np.arange(5)))  # [size, 5], linear between the five
+    weights = np.maximum(0, 1 - np.abs(rows[:, None] - np.arange(5)))  # [size, 5], linear interpolation of five values
     smooth = np.einsum("kiabc,ya,xb->kiyxc", coarse, weights, weights) / 1.5
     pixels = np.clip(255 * smooth + rng.normal(scale=8, size=smooth.shape), 0, 255).astype(np.uint8)
     classes = jnp.arange(TRAIN_CLASSES + HELD_OUT_CLASSES, dtype=jnp.int32)
@@ -151,7 +152,7 @@ def photographs(size: int, channels: int) -> Pixels:
 
 
 def drawings_of(data: ConfigDict, seed: int) -> dict[str, np.ndarray]:
-    """Reads the drawings of each set on the JAX side, training classes turned: uint8 [classes, drawings, 28, 28]."""
+    """Reads the drawings of each set on the JAX side, with training classes rotated: [classes, drawings, 28, 28]."""
     upright = DATA_SETS[data.name].load(data)
     sets = split(upright, num_train(data, len(upright.names)), data.validation_classes, seed)
     images, sets["train"] = with_turns(upright), turned(upright, sets["train"])
@@ -160,14 +161,14 @@ def drawings_of(data: ConfigDict, seed: int) -> dict[str, np.ndarray]:
 
 
 def different(ours: np.ndarray, theirs: np.ndarray) -> int:
-    """Counts the drawings [classes, drawings, 28, 28] that are not equal; all, where the shapes are not."""
+    """Counts the drawings [classes, drawings, 28, 28] that are not equal; if the shapes differ, counts all."""
     if ours.shape != theirs.shape:
         return max(len(ours), len(theirs)) * ours.shape[1]
     return int(np.sum(np.any(ours != theirs, axis=(2, 3))))
 
 
 def to_torch(state: MetaState) -> reptile.State:
-    """Takes a state to PyTorch through the weights file."""
+    """Converts a state for PyTorch by a weights file."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "state.safetensors"))
         jax_weights.save(path, state)
@@ -175,7 +176,7 @@ def to_torch(state: MetaState) -> reptile.State:
 
 
 def to_jax(state: reptile.State, like: MetaState) -> MetaState:
-    """Takes a state to JAX through the weights file; `like` has its structure and meta-iteration."""
+    """Converts a state for JAX by a weights file; the result has the structure and meta-iteration of `like`."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "state.safetensors"))
         torch_weights.save(path, state)
@@ -183,18 +184,18 @@ def to_jax(state: reptile.State, like: MetaState) -> MetaState:
 
 
 def batch(examples: Examples, drawings: Tensor) -> reptile.Batch:
-    """Makes a PyTorch mini-batch of indices [batch], from PyTorch's own pixels."""
+    """Makes a PyTorch mini-batch from indices [batch] and PyTorch's own pixels."""
     rows, labels = (torch.from_numpy(np.array(x)).long() for x in examples)
     return drawings[rows], labels
 
 
 def batches(examples: Examples, drawings: Tensor) -> reptile.Task:
-    """Makes PyTorch mini-batches of indices [steps, batch]."""
+    """Makes PyTorch mini-batches from indices [steps, batch]."""
     return [batch(Examples(*pair), drawings) for pair in zip(*map(np.asarray, examples), strict=True)]
 
 
 def train_tasks(tasks: TrainTask, drawings: Tensor) -> list[reptile.Task]:
-    """Makes PyTorch's tasks of a meta-batch [tasks, ...]; a tail is the last mini-batch."""
+    """Makes PyTorch's tasks from a meta-batch [tasks, ...]; a tail becomes the last mini-batch."""
     made = []
     for i in range(tasks.batches.rows.shape[0]):
         task = jax.tree.map(lambda x, i=i: np.asarray(x)[i], tasks)
@@ -203,7 +204,7 @@ def train_tasks(tasks: TrainTask, drawings: Tensor) -> list[reptile.Task]:
 
 
 def eval_tasks(tasks: EvalTask, drawings: Tensor) -> list[tuple[reptile.Task, Tensor, Tensor]]:
-    """Makes PyTorch's few-shot tasks of indices [tasks, ...]: mini-batches, support set, queries."""
+    """Makes PyTorch's few-shot tasks from indices [tasks, ...]: mini-batches, support set, queries."""
     made = []
     for i in range(tasks.queries.rows.shape[0]):
         task = jax.tree.map(lambda x, i=i: np.asarray(x)[i], tasks)
@@ -213,7 +214,7 @@ def eval_tasks(tasks: EvalTask, drawings: Tensor) -> list[tuple[reptile.Task, Te
 
 
 def arrays(weights: Any) -> Arrays:
-    """Returns either side's weights, or what is shaped like them, by name and in one layout."""
+    """Returns the weights (or gradients or moments) of either side, by name and in the same layout."""
     if "params" in weights:
         return {name: np.asarray(x) for name, x in flatten_dict(weights["params"], sep="/").items()}
     return {name: w.detach().permute(torch_weights.TO_FILE[w.ndim]).numpy() for name, w in weights.items()}
@@ -230,5 +231,5 @@ def relative(ours: Arrays, theirs: Arrays) -> float:
 
 
 def minus(after: Arrays, before: Arrays) -> Arrays:
-    """Subtracts name by name."""
+    """Subtracts the arrays of each name."""
     return {name: after[name] - before[name] for name in before}

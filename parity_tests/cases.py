@@ -1,4 +1,4 @@
-"""The cases of the suite: settings of which every pair of values occurs in some case."""
+"""The cases of the suite, chosen so that every pair of values of two settings occurs in some case."""
 
 import itertools
 from functools import cache
@@ -18,18 +18,19 @@ TRAINED_FOR = 30  # meta-iterations
 
 
 class Case(NamedTuple):
-    """One setting of everything the meta-delta depends on.
+    """A value for everything that the meta-delta depends on.
 
     Attributes:
         algorithm: "reptile", "foml" (first-order MAML) or "foml_tail" (with a tail of one drawing per class).
         optimizer: "adam" or "sgd".
         batches: "cycling", or "replacement".
         ways: classes of a task.
-        weight_decay: factor before each inner step; 1 is off.
-        inner_state: how Adam's second moment and step count pass on.
+        weight_decay: the factor applied before each inner step; 1 means none.
+        inner_state: how Adam's second moment and step count are carried.
         weights: "initial", or "trained" for a while by the JAX program.
-        seed: of the weights, the split and the episodes.
-        network: `model.name`; Mini-ImageNet's has photographs of 20x20 and 8 filters, or is as "released".
+        seed: the seed of the weights, the split and the episodes.
+        network: `model.name`. Mini-ImageNet's network has photographs of 20x20 and 8 filters; with the prefix
+            "released", it has the sizes of the released code.
     """
 
     algorithm: str
@@ -43,7 +44,7 @@ class Case(NamedTuple):
     network: str = "omniglot"
 
     def __str__(self) -> str:
-        """As a test's name."""
+        """Returns the case as the name of a test."""
         way, decay, seed = f"{self.ways}-way", f"decay {self.weight_decay:g}", f"seed {self.seed}"
         return ", ".join(
             [
@@ -72,7 +73,7 @@ VALUES = Case(
     ("omniglot", "miniimagenet"),
 )  # type: ignore[arg-type]
 
-BASE = Case("reptile", "adam", "cycling", 5, 1.0, "averaged", "initial", 0)  # as the published runs
+BASE = Case("reptile", "adam", "cycling", 5, 1.0, "averaged", "initial", 0)  # as in the published runs
 TRAINED = BASE._replace(weights="trained")
 SGD = BASE._replace(optimizer="sgd", weight_decay=0.97)
 POOLED = BASE._replace(network="miniimagenet")
@@ -94,19 +95,19 @@ CASES = [
 
 
 def pairs(case: tuple[Any, ...]) -> set[tuple[Any, ...]]:
-    """Returns the pairs of values, of different settings, that a case has."""
+    """Returns the pairs of values of two settings that occur in a case."""
     return set(itertools.combinations(enumerate(case), 2))
 
 
 def all_pairs() -> set[tuple[Any, ...]]:
-    """Returns every pair of values there is."""
+    """Returns every possible pair of values of two settings."""
     return set().union(*(pairs(case) for case in itertools.product(*VALUES)))
 
 
 def config_of(case: Case, data: str = "glyphs", archives: str = "", data_dir: str = "") -> ConfigDict:
-    """Returns a case's configuration: two tasks of three inner steps.
+    """Returns a case's configuration: two tasks of three or four inner steps.
 
-    A task's 15 or 40 drawings are handed out in batches of 10 or 20, so that cycling shuffles again in mid-batch.
+    In 5-way cases without a tail, mini-batches of 10 come from 15 drawings, so cycling shuffles again within a batch.
     """
     config = default.get_config()
     config.seed = case.seed
@@ -130,19 +131,19 @@ def config_of(case: Case, data: str = "glyphs", archives: str = "", data_dir: st
     config.foml = case.algorithm != "reptile"
     config.foml_tail = 1 if case.algorithm == "foml_tail" else 0
     config.meta_batch = 2
-    config.meta_iters = 64  # a power of two: every step size is a float32, which is what the JAX program computes it in
+    config.meta_iters = 64  # a power of two: each step size is exact in float32, in which the JAX program computes it
     config.meta_step, config.meta_step_final = 1.0, 0.0
     config.eval_iters = 5
     return config
 
 
 def setup_of(case: Case, dtype: str, **data: str) -> bridge.Setup:
-    """Returns a case as both sides see it; call it in the precision of `dtype`. `data` is that of `config_of`."""
+    """Returns a case as both sides see it; call it in the precision of `dtype`. `data` is as in `config_of`."""
     config = config_of(case, **data)
     if case.weights == "initial":
         return bridge.setup(config, jnp.dtype(dtype))
     start = trained(case.ways, case.network)
-    if config.sgd or config.inner_state == "reset":  # the weights alone
+    if config.sgd or config.inner_state == "reset":  # only the weights are used
         empty = jax.eval_shape(lambda: initial_state(config, config.seed, jnp.dtype(dtype))).opt_state
         start = start._replace(opt_state=jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), empty))
     as_dtype = jax.tree.map(lambda x: jnp.asarray(x, dtype if x.dtype == np.float32 else x.dtype), start)
@@ -151,7 +152,7 @@ def setup_of(case: Case, dtype: str, **data: str) -> bridge.Setup:
 
 @cache
 def trained(ways: int, network: str) -> MetaState:
-    """Trains for a while, in float32, by the JAX program; every kind of case starts from these weights."""
+    """Trains for a while, in float32, with the JAX program, to give the trained cases their start."""
     with jax.enable_x64(False):
         setup = bridge.setup(config_of(BASE._replace(ways=ways, network=network)), jnp.dtype("float32"))
         state = compiled.train(setup.config, setup.start, setup.pixels.jax, bridge.POOLS["train"], TRAINED_FOR)

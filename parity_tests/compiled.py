@@ -1,6 +1,7 @@
-"""The JAX side, compiled: functions of reptile_jax under `jax.jit`, shared by everything that computes alike.
+"""The JAX side, compiled: functions of reptile_jax under `jax.jit`, which all tests share.
 
-Compilation dominates the suite's time, so what can be an argument is one: weight decay, data, episodes, state.
+Most of the suite's time is compilation. Therefore weight decay, data, episodes and state are arguments of the compiled
+functions and not parts of them.
 """
 
 import json
@@ -31,7 +32,7 @@ from reptile_jax.tasks.images import Source
 
 
 class Spec(NamedTuple):
-    """What a function is compiled for; fields of the configuration."""
+    """The fields of the configuration that a function is compiled for."""
 
     classes: int
     sgd: bool
@@ -44,7 +45,7 @@ class Spec(NamedTuple):
 
     @property
     def config(self) -> ConfigDict:
-        """What tells how pixels become numbers."""
+        """The part of the config that determines how pixels are scaled."""
         return ConfigDict({"data": {"name": self.data}})
 
     @property
@@ -54,17 +55,17 @@ class Spec(NamedTuple):
 
     @property
     def without_training(self) -> "Spec":
-        """The same for all that differ in training alone."""
+        """The spec without the fields that matter only in training."""
         return self._replace(sgd=True, learning_rate=0.0, foml=False, inner_state="")
 
     def loop(self, weight_decay: jax.Array, data: Source) -> InnerLoop:
-        """Returns what the inner loops share."""
+        """Returns what all inner loops share."""
         loss = images.loss(self.config, self.apply, data)
         return InnerLoop(loss, inner_optimizer(self.learning_rate, self.sgd), weight_decay)
 
 
 class Forward(NamedTuple):
-    """One mini-batch through the network: logits [batch, classes], summed loss, gradients, and every ReLU's output."""
+    """The network on one mini-batch: logits [batch, classes], summed loss, gradients, and the output of every ReLU."""
 
     logits: jax.Array
     loss: jax.Array
@@ -74,14 +75,14 @@ class Forward(NamedTuple):
 
 @jax.jit
 def conv(x: jax.Array, kernel: jax.Array, grad: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Convolution, and its gradients for the output's gradient."""
+    """Returns a convolution, and its gradients if the output's gradient is `grad`."""
     y, pull = jax.vjp(conv3x3_stride2, x, kernel)
     return y, pull(grad)
 
 
 @jax.jit
 def norm(x: jax.Array, scale: jax.Array, bias: jax.Array, grad: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Batch norm and ReLU, and their gradients for the output's gradient."""
+    """Returns batch norm with ReLU, and its gradients if the output's gradient is `grad`."""
     y, pull = jax.vjp(batch_norm_relu, x, scale, bias)
     return y, pull(grad)
 
@@ -90,7 +91,7 @@ def norm(x: jax.Array, scale: jax.Array, bias: jax.Array, grad: jax.Array) -> tu
 def pooled(
     images: bool, x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array, grad: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Convolution, batch norm, pooling and ReLU, as for `images` or not, and their gradients."""
+    """Returns convolution, batch norm, pooling and ReLU, and their gradients; `images` chooses the images' layer."""
     y, pull = jax.vjp(images_norm_pool_relu if images else conv_norm_pool_relu, x, kernel, scale, bias)
     return y, pull(grad)
 
@@ -107,7 +108,7 @@ def _forward(spec: Spec, weight_decay: jax.Array, params: Params, examples: Exam
 
 
 def forward(spec: Spec, weight_decay: jax.Array, params: Params, examples: Examples, data: Source) -> Forward:
-    """Logits, loss and gradients of one mini-batch [batch], at the weights times `weight_decay`."""
+    """Returns logits, loss and gradients of one mini-batch [batch], with the weights multiplied by `weight_decay`."""
     return _forward(spec.without_training, weight_decay, params, examples, data)
 
 
@@ -118,7 +119,7 @@ def _step(spec: Spec, weight_decay: jax.Array, state: MetaState, examples: Examp
 
 
 def step(spec: Spec, weight_decay: jax.Array, state: MetaState, examples: Examples, data: Source) -> MetaState:
-    """One inner step on a mini-batch [batch]; the meta-iteration stays."""
+    """Takes one inner step on a mini-batch [batch]; the meta-iteration stays the same."""
     return _step(spec._replace(foml=False, inner_state="averaged"), weight_decay, state, examples, data)
 
 
@@ -126,7 +127,7 @@ def step(spec: Spec, weight_decay: jax.Array, state: MetaState, examples: Exampl
 def steps(
     spec: Spec, weight_decay: jax.Array, params: Params, opt_state: OptState, examples: Examples, data: Source
 ) -> tuple[Params, OptState, jax.Array]:
-    """The inner loop on mini-batches [steps, batch]."""
+    """Runs the inner loop on mini-batches [steps, batch]."""
     return inner_loop(spec.loop(weight_decay, data), params, opt_state, examples)
 
 
@@ -134,7 +135,7 @@ def steps(
 def delta(
     spec: Spec, weight_decay: jax.Array, params: Params, opt_state: OptState, task: TrainTask, data: Source
 ) -> tuple[Params, OptState, jax.Array]:
-    """What one task contributes."""
+    """Returns the contribution of one task to the meta-delta."""
     return task_delta(spec.loop(weight_decay, data), params, opt_state, task, spec.foml)
 
 
@@ -142,23 +143,23 @@ def delta(
 def update(
     spec: Spec, weight_decay: jax.Array, state: MetaState, tasks: TrainTask, step_size: jax.Array, data: Source
 ) -> MetaState:
-    """One meta-update."""
+    """Computes one meta-update."""
     loop = spec.loop(weight_decay, data)
     return meta_update(loop, state, tasks, step_size, foml=spec.foml, inner_state=spec.inner_state)[0]
 
 
 def count(state: MetaState) -> int:
-    """Returns Adam's step count, 0 under SGD."""
+    """Returns Adam's step count; 0 with SGD."""
     return int(optax.tree.get(state.opt_state, "count", 0))
 
 
 def second_moment(state: MetaState) -> Params | None:
-    """Returns Adam's second moment, None under SGD."""
+    """Returns Adam's second moment; None with SGD."""
     return optax.tree.get(state.opt_state, "nu")
 
 
 def task_start(spec: Spec, state: MetaState) -> OptState:
-    """Returns the optimiser state that a meta-iteration's first task starts from."""
+    """Returns the optimiser state from which the first task of a meta-iteration starts."""
     return jax.tree.map(jnp.zeros_like, state.opt_state) if spec.inner_state == "reset" else state.opt_state
 
 
@@ -169,14 +170,14 @@ def _predict(spec: Spec, params: Params, task: EvalTask, data: Source) -> Predic
 
 
 def predict(spec: Spec, adapted: MetaState, task: EvalTask, data: Source) -> Predictions:
-    """Classifies one task's queries with weights adapted already: no mini-batch is left."""
+    """Classifies one task's queries with adapted weights; no inner step is left to do."""
     done = Examples(*(x[:0] for x in task.batches))
     return _predict(spec.without_training, adapted.params, task._replace(batches=done), data)
 
 
 @cache
 def _sampler(fields: str) -> Callable[[int, int, Classes, Pool], TrainTask]:
-    """Compiles the sampling of meta-batches for every seed."""
+    """Compiles the sampling of meta-batches for all seeds."""
 
     @jax.jit
     def sampler(seed: jax.Array, iteration: jax.Array, classes: Classes, pool: Pool) -> TrainTask:
@@ -187,9 +188,9 @@ def _sampler(fields: str) -> Callable[[int, int, Classes, Pool], TrainTask]:
 
 
 def sample(config: ConfigDict, iteration: int, classes: Classes, pool: Pool) -> TrainTask:
-    """Samples the tasks of one meta-iteration as the training program does: indices [meta_batch, ...]."""
+    """Samples the tasks of one meta-iteration as the training program does; returns indices [meta_batch, ...]."""
     names = ("classes", "shots", "train_shots", "inner_batch", "inner_iters", "replacement", "foml_tail", "meta_batch")
-    with jax.enable_x64(False):  # integers alone, compiled once for both precisions
+    with jax.enable_x64(False):  # only integers are computed: one program serves both precisions
         fields = {name: config[name] for name in names} | {"data": {"name": config.data.name}}
         sampler = _sampler(json.dumps(fields))
         return jax.tree.map(np.asarray, sampler(config.seed, iteration, classes, pool))
@@ -223,7 +224,7 @@ def _eval_program(fields: str) -> Callable[..., Any]:
 def evaluate(
     config: ConfigDict, state: MetaState, data: Source, pool: Pool, tasks: int
 ) -> tuple[EvalTask, Predictions]:
-    """Runs the evaluation program on `tasks` few-shot tasks of its own sampling: arrays [tasks, ...]."""
+    """Runs the evaluation program on `tasks` few-shot tasks that it samples; returns arrays [tasks, ...]."""
     keys = jax.vmap(random.key)(np.arange(tasks, dtype=np.uint32) + np.uint32(config.eval_seed))
     pools = Pool(*(np.full(tasks, x, np.int32) for x in pool))
     states = jax.tree.map(lambda x: x[None], state)

@@ -1,4 +1,4 @@
-"""Real data where there is some, and the list of cases at the end of the output."""
+"""Provides real data if there is any, and lists the cases at the end of the output."""
 
 import os
 from functools import cache
@@ -9,7 +9,7 @@ import torch
 from parity_tests.cases import BASE, CASES, SGD, TRAINED
 from reptile_torch_ref import data as torch_data
 
-# PyTorch's threads wait for each other actively: beside any other work on the machine two are slower than one.
+# PyTorch's threads use the CPU while they wait for each other; on a busy machine, two are slower than one.
 torch.set_num_threads(1)
 ARCHIVES = os.environ.get("REPTILE_OMNIGLOT", "")
 REAL = pytest.mark.skipif(
@@ -24,7 +24,7 @@ DATA_SETS = ["glyphs", pytest.param("omniglot", marks=REAL)]
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
-    """Where JAX's side keeps its prepared copy of Omniglot; PyTorch's side reads the archives once, half a minute."""
+    """Returns the folder for JAX's prepared copy of Omniglot; PyTorch reads the archives once, in half a minute."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch_data, "load_omniglot", cache(torch_data.load_omniglot))
         yield str(tmp_path_factory.mktemp("omniglot"))
@@ -32,7 +32,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture(scope="session", params=DATA_SETS)
 def data_fields(request, prepared):
-    """The fields of a data set, for `cases.config_of`."""
+    """Returns the fields of a data set, for `cases.config_of`."""
     if request.param == "glyphs":
         return {"data": "glyphs"}
     return {"data": "omniglot", "archives": ARCHIVES, "data_dir": prepared}

@@ -1,7 +1,7 @@
-"""Negative controls: mistakes made in the reference, each of which its rung must see.
+"""Negative controls: deliberate mistakes in the reference, each of which its rung must detect.
 
-A rung sees a mistake when the difference is ten times its tolerance, while the honest code stays within a third of it.
-Only PyTorch's side is changed, so nothing is compiled for a control.
+A rung detects a mistake if the difference is at least ten times the tolerance. The correct code must stay within a
+third of the tolerance. Only PyTorch's side is changed, so nothing is compiled for a control.
 """
 
 import itertools
@@ -27,12 +27,12 @@ Patch = pytest.MonkeyPatch
 
 
 class Control(NamedTuple):
-    """A mistake, the case it is made in, and the rungs that must see it."""
+    """A mistake, the case in which it is made, and the rungs that must detect it."""
 
     make: Callable[[Patch], None]
     case: Case
     float64: str
-    float32: str = ""  # none, where float32 is compared from the reference's state and so cannot see it
+    float32: str = ""  # "": none, because float32 steps start from the reference's state and so cannot detect it
 
 
 def wrong_norm_epsilon(patch: Patch) -> None:
@@ -104,7 +104,7 @@ def last_gradient_for_whole_delta(patch: Patch) -> None:
 
 
 def reset_second_moment(patch: Patch) -> None:
-    """The moment alone: a step count that differs would show at once."""
+    """Resets only the moment, because another step count would be detected at once."""
     honest = reptile.meta_delta
 
     def meta_delta(state, tasks, inner, foml):
@@ -115,7 +115,7 @@ def reset_second_moment(patch: Patch) -> None:
 
 
 def sequential_for_averaged(patch: Patch) -> None:
-    """The moment alone, as above."""
+    """Changes only the moment, as in `reset_second_moment`."""
     honest = reptile.meta_delta
 
     def meta_delta(state, tasks, inner, foml):
@@ -143,7 +143,7 @@ def running_averages(patch: Patch) -> None:
 
 
 def pooling_that_ignores_the_sign(patch: Patch) -> None:
-    """The maximum before the norm, by the statistics of all values, where the scale is negative too."""
+    """Takes the maximum before the norm, with the statistics of all values, even if the scale is negative."""
 
     def block(x, kernel, scale, shift):
         y = F.conv2d(x, kernel, padding=1)
@@ -168,7 +168,7 @@ def pooling(patch: Patch, pool: Callable[[torch.Tensor], torch.Tensor]) -> None:
 
 
 def valid_pooling(patch: Patch) -> None:
-    """Leaves the last row and column of an odd size out; the output keeps its size, so that it can be compared."""
+    """Ignores the last row and column of an odd size; the output keeps its size, so that it can be compared."""
     honest = F.max_pool2d
 
     def pool(x):
@@ -243,7 +243,7 @@ def test_rung_sees(control, dtype, monkeypatch):
         control.make(monkeypatch)
         difference = rung.measure(setup_of(control.case, dtype))
     assert np.isfinite(difference)
-    assert difference >= 10 * (rung.tolerance or 1)  # whole numbers: ten of them
+    assert difference >= 10 * (rung.tolerance or 1)  # tolerance 0 means a count: at least ten
 
 
 def test_the_controls_leave_nothing_changed():

@@ -1,4 +1,4 @@
-"""The data: what TFDS and the prepared copy of a folder give is what torchvision gives, to the pixel."""
+"""Tests that TFDS and the prepared copy of a folder give exactly the pixels that torchvision gives."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def test_splits_and_rotations_of_glyphs(seed):
 
 @pytest.fixture
 def own_images(tmp_path, monkeypatch):
-    """Images in every format, of several sizes, grey, with alpha and on their side, in folders and a zip file."""
+    """Images of every format and several sizes, grey, with alpha and on their side, in folders and a zip file."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder, formats, on_its_side = tmp_path / "images", small_images.FORMATS, Image.Exif()
     on_its_side[0x0112] = 6

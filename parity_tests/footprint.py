@@ -1,7 +1,7 @@
-"""What a training process takes, alone: python -m parity_tests.footprint CONFIG_AS_JSON MEASUREMENTS STEP.
+"""Measures a training process by itself: python -m parity_tests.footprint CONFIG_AS_JSON MEASUREMENTS STEP.
 
-Prints its resident memory, in MB, as soon as the first meta-iteration is done; then, where there are MEASUREMENTS to
-make, trains and evaluates a run, and prints it after every STEP meta-iterations and, last, the most that it was.
+The program prints its resident memory in MB as soon as the first meta-iteration is done. If MEASUREMENTS is not 0, it
+then trains and evaluates a run, and prints the memory after every STEP meta-iterations. The last line is the peak.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ class Reporter(MetricsWriter):
     """Prints the resident memory at every point of the curves."""
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Writes the point, too."""
+        """Writes the point, and prints the memory."""
         super().write(step, values)
         print(megabytes("VmRSS"), file=sys.__stdout__, flush=True)
 
 
 def megabytes(field: str) -> float:
-    """Returns a field of Linux's /proc/self/status: "VmRSS" is the resident memory, "VmHWM" the most that it was."""
+    """Returns a field of Linux's /proc/self/status: "VmRSS" is the resident memory, "VmHWM" its peak."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(fields[field].split()[0]) / 1024
 
@@ -47,7 +47,7 @@ def first_meta_iteration(config: ConfigDict) -> None:
 
 
 def whole_run(config: ConfigDict, measurements: int, step: int) -> None:
-    """Trains with curves and checkpoints, and evaluates."""
+    """Trains a run with curves and checkpoints, and evaluates it."""
     config.unlock()
     config.update(meta_iters=measurements * step, eval_interval=step, checkpoint_interval=step, eval_samples=50)
     patched, quiet = mock.patch.object(train, "MetricsWriter", Reporter), contextlib.redirect_stdout(sys.stderr)

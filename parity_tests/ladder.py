@@ -1,4 +1,4 @@
-"""The ladder of parity: the rungs, each with its tolerance and the reason for it."""
+"""The ladder of parity: every rung has a tolerance and a reason for the tolerance."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,8 +15,9 @@ class Rung(NamedTuple):
         name: what is compared.
         precision: "float64" or "float32".
         tolerance: the largest difference that passes.
-        reason: why that much, and not less.
-        measure: the difference, in the setup of that precision; the released code and sine waves bring their own.
+        reason: why the tolerance is not smaller.
+        measure: the function that returns the difference for a setup in that precision. The rungs of the released code
+            and of sine waves ignore the setup, because they have their own inputs.
     """
 
     name: str
@@ -26,8 +27,8 @@ class Rung(NamedTuple):
     measure: Callable[[Setup], float]
 
 
-SUMMATION = "sums in another order; batch norm's division enlarges their rounding about a hundredfold"
-OF_WAVES = [*[(1e-12, "sums in another order")] * 4, (1e-8, "32 steps from untrained weights enlarge rounding")]
+SUMMATION = "sums are in another order, and batch norm's division makes their rounding about 100 times larger"
+OF_WAVES = [*[(1e-12, "sums are in another order")] * 4, (1e-8, "32 steps from untrained weights make rounding larger")]
 RUNGS = [
     Rung("data", "float64", 0, "pixels are bits", measures.data),
     Rung("each layer", "float64", 1e-9, SUMMATION, measures.layers),
@@ -38,7 +39,7 @@ RUNGS = [
     Rung("inner loop", "float64", 1e-9, SUMMATION, measures.several_steps),
     Rung("task delta", "float64", 1e-9, SUMMATION, measures.task_delta),
     Rung("meta-delta", "float64", 1e-9, SUMMATION, measures.meta_delta),
-    Rung("20 meta-iterations", "float64", 1e-7, "every step enlarges what was before", measures.meta_iterations),
+    Rung("20 meta-iterations", "float64", 1e-7, "every step enlarges earlier differences", measures.meta_iterations),
     Rung("predictions", "float64", 0, "labels are whole numbers", measures.predictions),
     Rung("released code, JAX", "float64", 1e-10, SUMMATION, lambda _: sides.worst(sides.by_jax)),
     Rung("released code, torch", "float64", 1e-10, SUMMATION, lambda _: sides.worst(sides.by_torch)),

@@ -1,4 +1,4 @@
-"""The ladder, and the meta-delta in every case."""
+"""Tests of the ladder, and of the meta-delta in every case."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def test_rung(case, rung):
 
 @pytest.mark.parametrize("name", ["each layer", "gradients", "one optimiser step"])
 def test_mini_imagenet_as_released(name):
-    """Images of 84x84x3, whose layers have sizes of 84, 42, 21 and 11; in smaller ones the other rungs see the rest."""
+    """Images are 84x84x3, and the layers' sizes are 84, 42, 21 and 11; the other rungs are tested on smaller images."""
     (rung,) = (rung for rung in RUNGS if (rung.name, rung.precision) == (name, "float64"))
     with precision("float64"):
         assert rung.measure(setup_of(RELEASED, "float64")) <= rung.tolerance

@@ -1,4 +1,4 @@
-"""Comparisons of JAX with PyTorch from the layers to the meta-update: each returns the worst difference of a setup."""
+"""Compares JAX with PyTorch, from layers to meta-updates; every comparison returns the worst difference of a setup."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,13 +22,13 @@ EVAL_TASKS = 20
 
 @contextmanager
 def precision(name: str) -> Iterator[None]:
-    """Computes in "float64" or "float32", matrix products in full precision whatever the device."""
+    """Computes in "float64" or "float32", with matrix products in full precision on every device."""
     with jax.enable_x64(name == "float64"), jax.default_matmul_precision("highest"):
         yield
 
 
 def data(setup: Setup) -> float:
-    """Images that differ, of all of every split, or of all in the folder of one's own images."""
+    """Returns how many images differ, in all splits of the data set or in the whole folder `data.dir`."""
     data = setup.config.data
     if data.name == "images" and data.dir:
         return float(bridge.different_images(Path(data.dir).expanduser(), data.size, data.channels)[0])
@@ -36,7 +36,7 @@ def data(setup: Setup) -> float:
 
 
 def layers(setup: Setup) -> float:
-    """Worst of outputs and gradients of every convolution and every batch norm with ReLU, on random inputs."""
+    """Compares outputs and gradients of every convolution and every batch norm with ReLU, on random inputs."""
     if setup.config.model.name == "miniimagenet":
         return pooled_layers(setup)
     rng, worst = np.random.default_rng(0), 0.0
@@ -62,7 +62,7 @@ def layers(setup: Setup) -> float:
 
 
 def pooled_layers(setup: Setup) -> float:
-    """The same of every convolution with batch norm, pooling and ReLU; scales of both signs."""
+    """Compares every convolution with batch norm, pooling and ReLU in the same way, with scales of both signs."""
     rng, worst, size = np.random.default_rng(0), 0.0, setup.config.data.size
     params = setup.start.params["params"]
     for i in range(4):
@@ -86,13 +86,13 @@ def _leaf(x: np.ndarray, axes: tuple[int, ...] = (0,)) -> torch.Tensor:
 
 
 def _layer(ours: tuple[jax.Array, ...], y: torch.Tensor, leaves: list[torch.Tensor], grad: np.ndarray) -> float:
-    """Worst of a layer's output and gradients; `y` and `leaves` in PyTorch's layouts."""
+    """Returns the worst difference of a layer's output and gradients; `y` and `leaves` have PyTorch's layouts."""
     theirs = [
         y,
         *torch.autograd.grad(y, leaves, torch.from_numpy(grad.transpose(0, 3, 1, 2).copy()), retain_graph=True),
     ]
     axes = {4: (0, 2, 3, 1), 1: (0,)}
-    if leaves[1].ndim == 4:  # a kernel, and not a scale
+    if leaves[1].ndim == 4:  # it is a kernel and not a scale
         theirs[2] = theirs[2].permute(2, 3, 1, 0).permute(0, 3, 1, 2)
     worst = 0.0
     for a, b in zip(ours, theirs, strict=True):
@@ -101,12 +101,12 @@ def _layer(ours: tuple[jax.Array, ...], y: torch.Tensor, leaves: list[torch.Tens
 
 
 def _first_batch(setup: Setup) -> Examples:
-    """The first mini-batch of the first task."""
+    """Returns the first mini-batch of the first task."""
     return jax.tree.map(lambda x: x[0, 0], compiled.sample(setup.config, 0, setup.pixels.jax[1], TRAIN).batches)
 
 
 def _forward(setup: Setup) -> tuple[compiled.Forward, compiled.Forward]:
-    """Both sides' first mini-batch: logits, loss and gradients."""
+    """Returns logits, loss and gradients of the first mini-batch on each side."""
     examples, one = _first_batch(setup), np.ones((), setup.dtype)
     ours = compiled.forward(setup.spec, one, setup.start.params, examples, setup.pixels.jax)
     images, labels = bridge.batch(examples, setup.pixels.torch)
@@ -118,25 +118,25 @@ def _forward(setup: Setup) -> tuple[compiled.Forward, compiled.Forward]:
 
 
 def logits(setup: Setup) -> float:
-    """Logits of a mini-batch."""
+    """Compares the logits of a mini-batch."""
     ours, theirs = _forward(setup)
     return relative({"": np.asarray(ours.logits)}, {"": np.asarray(theirs.logits)})
 
 
 def loss(setup: Setup) -> float:
-    """The summed loss of a mini-batch."""
+    """Compares the summed loss of a mini-batch."""
     ours, theirs = _forward(setup)
     return relative({"": np.asarray(ours.loss)}, {"": np.asarray(theirs.loss)})
 
 
 def gradients(setup: Setup) -> float:
-    """The loss's gradient."""
+    """Compares the gradient of the loss."""
     ours, theirs = _forward(setup)
     return relative(arrays(ours.gradients), arrays(theirs.gradients))
 
 
 def states(ours: MetaState, theirs: reptile.State, before: MetaState) -> float:
-    """Worst of the change of the weights and the second moment; infinite where the step counts differ."""
+    """Compares the change of the weights, and the second moment; infinite if the step counts differ."""
     count = compiled.count(ours)
     if count != theirs.step_count:
         return float("inf")
@@ -147,7 +147,7 @@ def states(ours: MetaState, theirs: reptile.State, before: MetaState) -> float:
 
 
 def one_step(setup: Setup) -> float:
-    """One step of the inner optimiser."""
+    """Compares one step of the inner optimiser."""
     examples, start = _first_batch(setup), setup.start
     ours = compiled.step(setup.spec, setup.weight_decay, start, examples, setup.pixels.jax)
     batch = bridge.batch(examples, setup.pixels.torch)
@@ -155,7 +155,7 @@ def one_step(setup: Setup) -> float:
 
 
 def several_steps(setup: Setup) -> float:
-    """The inner loop on one task."""
+    """Compares the inner loop on one task."""
     examples = jax.tree.map(lambda x: x[0], compiled.sample(setup.config, 0, setup.pixels.jax[1], TRAIN).batches)
     start = setup.start
     after = compiled.steps(setup.spec, setup.weight_decay, start.params, start.opt_state, examples, setup.pixels.jax)
@@ -165,7 +165,7 @@ def several_steps(setup: Setup) -> float:
 
 
 def task_delta(setup: Setup) -> float:
-    """What one task contributes: phi - theta, or the last step's part of it."""
+    """Compares what one task contributes: phi - theta, or for first-order MAML only what the last step changed."""
     tasks = compiled.sample(setup.config, 0, setup.pixels.jax[1], TRAIN)
     start, one = setup.start, jax.tree.map(lambda x: x[:1], tasks)
     opt_state = compiled.task_start(setup.spec, start)
@@ -178,7 +178,7 @@ def task_delta(setup: Setup) -> float:
 
 
 def meta_delta(setup: Setup) -> float:
-    """The mean delta of a meta-batch, and the second moment and step count that are carried on."""
+    """Compares the mean delta of a meta-batch, and the second moment and step count that are carried on."""
     tasks = compiled.sample(setup.config, 0, setup.pixels.jax[1], TRAIN)
     one = np.ones((), setup.dtype)
     ours = compiled.update(setup.spec, setup.weight_decay, setup.start, tasks, one, setup.pixels.jax)
@@ -188,7 +188,7 @@ def meta_delta(setup: Setup) -> float:
 
 
 def torch_meta_iteration(setup: Setup, state: reptile.State, iteration: int) -> reptile.State:
-    """One meta-iteration of the reference, on the tasks that JAX draws for it."""
+    """Computes one meta-iteration of the reference, on the tasks that JAX samples."""
     c = setup.config
     tasks = compiled.sample(c, iteration, setup.pixels.jax[1], TRAIN)
     size = reptile.meta_step_at(iteration, c.meta_iters, c.meta_step, c.meta_step_final)
@@ -196,7 +196,7 @@ def torch_meta_iteration(setup: Setup, state: reptile.State, iteration: int) -> 
 
 
 def meta_iterations(setup: Setup) -> float:
-    """The change after 20 meta-iterations of the training program, free-running."""
+    """Compares the change after 20 meta-iterations; neither side is reset to the other's state in between."""
     ours = compiled.train(setup.config, setup.start, setup.pixels.jax, TRAIN, META_ITERATIONS)
     theirs = bridge.to_torch(setup.start)
     for iteration in range(META_ITERATIONS):
@@ -205,12 +205,12 @@ def meta_iterations(setup: Setup) -> float:
 
 
 def predictions(setup: Setup) -> float:
-    """Queries that the evaluation program and the reference classify differently, both protocols."""
+    """Returns how many queries the evaluation program and the reference classify differently, in both protocols."""
     return predictions_from(setup, bridge.to_torch(setup.start))
 
 
 def predictions_from(setup: Setup, start: reptile.State) -> float:
-    """The same, with the state that the reference starts from."""
+    """Returns the same count if the reference starts from the state `start`."""
     tasks, ours = compiled.evaluate(setup.config, setup.start, setup.pixels.jax, HELD_OUT, EVAL_TASKS)
     different = 0
     for i, task in enumerate(bridge.eval_tasks(tasks, setup.pixels.torch)):

@@ -1,4 +1,4 @@
-"""Both sides against what the released code computes, and mistakes in either that this must see."""
+"""Tests both sides against results of the released code, and that mistakes on either side are detected."""
 
 import copy
 from collections.abc import Callable
@@ -35,7 +35,7 @@ Patch = pytest.MonkeyPatch
 
 
 class Control(NamedTuple):
-    """A mistake made on both sides, and the case that must see it."""
+    """A mistake made on both sides, and the case that must detect it."""
 
     make: Callable[[Patch], None]
     case: str
@@ -63,14 +63,14 @@ def decay_after_the_step(patch: Patch) -> None:
 
 
 def the_other_algorithm(patch: Patch) -> None:
-    """Reptile for first-order MAML, and the other way round."""
+    """Swaps Reptile and first-order MAML."""
     ours, theirs = jax_reptile.task_delta, reptile.meta_delta
     patch.setattr(jax_reptile, "task_delta", lambda *args: ours(*args[:-1], not args[-1]))
     patch.setattr(reptile, "meta_delta", lambda *args: theirs(*args[:-1], not args[-1]))
 
 
 def epsilon_on_the_corrected_root(patch: Patch) -> None:
-    """Optax's and PyTorch's place for it: this project's own form."""
+    """Adds epsilon where Optax and PyTorch add it, which is this project's own form."""
 
     def adam(learning_rate, beta2, epsilon):
         rms = optax.scale_by_rms(decay=beta2, eps=epsilon, eps_in_sqrt=False, bias_correction=True)
@@ -83,7 +83,7 @@ def epsilon_on_the_corrected_root(patch: Patch) -> None:
 
 
 def second_moment_reset(patch: Patch) -> None:
-    """At every task; the step count goes on."""
+    """Resets the second moment at every task, but not the step count."""
     ours = jax_reptile.task_delta
 
     def task_delta(loop, params, opt_state, *args):
@@ -146,7 +146,7 @@ def test_a_mistake_is_seen(control, side, monkeypatch):
 
 
 def numbers(entry, path=()):
-    """The paths to all numbers of a record, but for the case and the places of the entries."""
+    """Returns the paths to all numbers of a record, except those of the case and the positions of the entries."""
     if isinstance(entry, (dict, list)):
         items = entry.items() if isinstance(entry, dict) else enumerate(entry)
         return [found for key, x in items if key not in ("case", "at") for found in numbers(x, (*path, key))]
@@ -176,7 +176,7 @@ def test_what_is_missing_counts():
 
 
 def test_predictions_are_those_of_the_recorded_logits():
-    """The evaluation's own functions, which keep no logits, hold each query beside the support set in the same way."""
+    """The evaluation's own functions return labels instead of logits, and must put each query into the same batch."""
     for name, entry in RECORDED.items():
         given, wanted = record.inputs(entry["case"]), entry["logits_before"]
         with precision("float64"):
@@ -188,10 +188,10 @@ def test_predictions_are_those_of_the_recorded_logits():
 
 
 def test_the_place_of_epsilon_soon_makes_no_difference(data_fields):
-    """TensorFlow's Adam beside this project's own, step by step, along the published 5-way run.
+    """Compares TensorFlow's Adam with this project's Adam, step by step, along the published 5-way run.
 
-    Before there is a second moment, ten or twenty of the weights have gradients that are small beside
-    epsilon / sqrt(1 - 0.999), and only there do the two forms differ. Ten tasks later the difference is about 1e-7.
+    At first, ten or twenty weights have gradients that are small compared with epsilon / sqrt(1 - 0.999), and the two
+    forms differ only for these weights. After ten tasks, the difference is about 1e-7.
     """
     config = omniglot_1shot_5way.get_config()
     config.data.name, config.data.archives, config.data.dir = (

@@ -1,4 +1,4 @@
-"""`main.py --mode=parity`: the ladder as a table, on this machine and its device."""
+"""`main.py --mode=parity`: runs the ladder on this machine and its device, and prints it as a table."""
 
 import json
 from pathlib import Path
@@ -19,27 +19,27 @@ ROW = "{:<20} {:<9} {:>9} {:>16}  {}"
 
 
 def run(config: ConfigDict, workdir: Path) -> bool:
-    """Climbs the ladder in the setting of a config, prints a row per rung, and writes parity.json in the workdir.
+    """Measures every rung in the setting of a config, prints a row for each, and writes parity.json in the workdir.
 
     The run is made small: at most two tasks of four inner steps, and five steps in evaluation. The step size falls from
-    1 to 0 in 64 meta-iterations, so that float32, in which the JAX program computes it, holds every value exactly.
+    1 to 0 in 64 meta-iterations, so that every value is exact in float32, in which the JAX program computes it.
     Predictions are compared and no accuracy is measured, so `data.validation_classes` is ignored.
 
     Args:
         config: a run's config.
-        workdir: where parity.json goes.
+        workdir: the folder for parity.json.
 
     Returns:
         Whether no rung failed. Rungs in float64 do not run on a device without float64.
 
     Raises:
-        ConfigError: an impossible config, or more classes than are compared.
+        ConfigError: the config is impossible, or has more classes than can be compared.
         DataError: the data is missing or damaged.
     """
     validate(config)
     if DATA_SETS[config.data.name].kind != "images":
         raise ConfigError(
-            f"data.name={config.data.name} is not possible: the ladder compares sine waves in every setting: "
+            f"data.name={config.data.name} is not possible, because the ladder always compares sine waves, too: "
             f"give a config of images, such as quickstart"
         )
     if config.classes > bridge.HELD_OUT_CLASSES:
@@ -73,12 +73,12 @@ def run(config: ConfigDict, workdir: Path) -> bool:
 
 
 def _small(config: ConfigDict) -> ConfigDict:
-    """Returns the config, with sizes that an ordinary machine computes in minutes."""
+    """Returns the config with smaller sizes, which an ordinary machine computes in minutes."""
     small = config.copy_and_resolve_references()
     with small.unlocked():
         small.data.validation_classes, small.num_seeds = 0, 1
         small.meta_batch = min(config.meta_batch, 2)
-        small.inner_iters = min(max(config.inner_iters, 2), 4)  # 2: a step before first-order MAML's tail
+        small.inner_iters = min(max(config.inner_iters, 2), 4)  # 2: one step before the tail of first-order MAML
         small.eval_iters = min(config.eval_iters, 5)
         small.meta_iters, small.meta_step, small.meta_step_final = 64, 1.0, 0.0
     return small

@@ -1,4 +1,4 @@
-"""`main.py --mode=parity` as a person runs it, and that it fails where something is wrong."""
+"""Tests `main.py --mode=parity` as a person runs it, and that it fails if something is wrong."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ MAIN = Path(__file__).parent.parent / "main.py"
 
 
 def test_the_table_and_parity_json(tmp_path):
-    config = config_of(BASE)  # its programs are compiled for other tests too
+    config = config_of(BASE)  # other tests compile the same programs
     names = ("shots", "train_shots", "inner_batch", "inner_iters", "meta_batch", "eval_iters")
     fields = [f"--config.{name}={config[name]}" for name in names]
     command = [sys.executable, MAIN, f"--config={MAIN.parent / 'configs' / 'quickstart.py'}", "--mode=parity", *fields]

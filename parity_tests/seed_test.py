@@ -1,4 +1,4 @@
-"""From one seed: JAX draws weights and episodes, each side reads the data by its own path, and the deltas match."""
+"""Tests that the deltas of both sides match from one seed, if JAX draws the weights and the episodes."""
 
 import jax
 import numpy as np
@@ -40,10 +40,10 @@ def test_every_inner_step_in_float32(data_fields):
 
 
 def test_free_running_float32_cannot_be_held_to_a_tolerance():
-    """The reference parts from itself as far, its start moved by one unit in the last place, as from JAX.
+    """The reference with a start changed by one unit in the last place differs from itself as much as from JAX.
 
-    So does it from itself in float64. Each step agrees to the tolerance of "inner steps", and each step's difference
-    is then enlarged by those after it.
+    The reference in float64 differs from itself in float32 as much, too. Each step agrees to the tolerance of "inner
+    steps", but later steps make its difference larger.
     """
     with precision("float32"):
         setup = setup_of(BASE, "float32")

@@ -1,4 +1,4 @@
-"""The shipped weights are the same initialisation in both frameworks."""
+"""Tests that the shipped weights are the same initialisation in both frameworks."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from reptile_torch_ref import weights as torch_weights
 
 
 def in_both(name, fields):
-    """A setup that starts from shipped weights, and the state that PyTorch reads from the same file; in float64."""
+    """Returns a setup with shipped weights, and the state that PyTorch reads from the same file; both in float64."""
     with jax.enable_x64(False):
         config, states = pretrained.load(name)
     config.shots = 1

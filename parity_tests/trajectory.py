@@ -1,9 +1,8 @@
-"""Float32, step by step: every inner step of the reference's trajectory, redone by JAX from the reference's state.
+"""Float32, step by step: JAX repeats every inner step of the reference from the reference's state.
 
 Single float32 steps cannot be compared directly, for two reasons, and no tolerance is set for either:
 
-- A ReLU whose input is zero except for rounding may be on in one framework and off in the other, together with its
-whole
+- A ReLU whose input is zero except for rounding may be on in one framework and off in the other, and with it the whole
   gradient. Such a step is compared with the reference on either side of that kink, because JAX's step and its forward
   pass are separate programs and may be on different sides. The inputs of these ReLUs are measured; they must be
   rounding.
@@ -27,7 +26,7 @@ from parity_tests.measures import TRAIN, torch_meta_iteration
 from reptile_jax.meta.episodes import Examples
 from reptile_torch_ref import reptile
 
-NOISE = 1e-4  # of a layer's root mean square gradient; ten times the rounding of its smallest gradients
+NOISE = 1e-4  # times the root mean square gradient of a layer; ten times the rounding of its smallest gradients
 
 
 class Step(NamedTuple):
@@ -35,11 +34,11 @@ class Step(NamedTuple):
 
     Attributes:
         difference: relative L2 difference of the weights' change.
-        as_it_is: the same, with no regard to kinks and to weights without history.
+        as_it_is: the same difference if kinks and weights without history are not treated specially.
         moment: relative L2 difference of the second moment.
-        kinks: ReLUs on in one framework and off in the other.
-        distance: the largest input of those ReLUs, in the reference; batch norm makes inputs of size 1.
-        left_out: share of the weights left out.
+        kinks: number of ReLUs that are on in one framework and off in the other.
+        distance: the largest input of those ReLUs in the reference; batch norm makes inputs about 1 in size.
+        left_out: share of the weights that are left out.
     """
 
     difference: float
@@ -52,7 +51,7 @@ class Step(NamedTuple):
 
 @contextmanager
 def relu(function: Any) -> Iterator[None]:
-    """Puts another function in the place of PyTorch's ReLU."""
+    """Replaces PyTorch's ReLU by another function."""
     original = F.relu
     F.relu = function
     try:
@@ -95,7 +94,7 @@ def compare(setup: Setup, state: reptile.State, examples: Examples) -> tuple[Ste
 
 
 def _difference(change: Arrays, gradients: Arrays, before: Arrays, theirs: reptile.State) -> tuple[float, float]:
-    """The relative difference of the weights' change, and the share of the weights that it leaves out."""
+    """Returns the relative difference of the weights' change, and the share of the weights that it leaves out."""
     keep = _with_history(gradients, theirs)
     wanted = minus(arrays(theirs.params), before)
     kept, total = (sum(np.sum(x) for x in keep.values()), sum(x.size for x in keep.values()))
@@ -104,7 +103,7 @@ def _difference(change: Arrays, gradients: Arrays, before: Arrays, theirs: repti
 
 
 def _with_history(gradients: Arrays, after: reptile.State) -> Arrays:
-    """Marks the weights whose root second moment, bias-corrected, is not rounding beside its layer's gradients."""
+    """Marks weights whose bias-corrected root second moment is more than rounding compared with the gradients."""
     if not after.second_moment:
         return {name: np.ones(g.shape, bool) for name, g in gradients.items()}
     correction = 1 - reptile.BETA2**after.step_count
@@ -116,7 +115,7 @@ def _with_history(gradients: Arrays, after: reptile.State) -> Arrays:
 
 
 def follow(setup: Setup, meta_iterations: int) -> Iterator[Step]:
-    """Compares every inner step of the reference's first meta-iterations."""
+    """Compares every inner step of the first meta-iterations of the reference."""
     state = bridge.to_torch(setup.start)
     for iteration in range(meta_iterations):
         tasks = compiled.sample(setup.config, iteration, setup.pixels.jax[1], TRAIN)
@@ -132,34 +131,34 @@ def follow(setup: Setup, meta_iterations: int) -> Iterator[Step]:
 
 
 def _mini_batches(tasks: Any, i: int) -> list[Examples]:
-    """The mini-batches of one task of a meta-batch; a tail is the last."""
+    """Returns the mini-batches of one task of a meta-batch; a tail is the last one."""
     task = jax.tree.map(lambda x: x[i], tasks)
     steps = [Examples(*pair) for pair in zip(*task.batches, strict=True)]
     return steps + ([task.tail] if task.tail else [])
 
 
 def inner_steps(setup: Setup) -> float:
-    """Worst difference of the inner steps of two meta-iterations."""
+    """Returns the worst difference of the inner steps of two meta-iterations."""
     return max(step.difference for step in follow(setup, 2))
 
 
 def moments(setup: Setup) -> float:
-    """Worst difference of the second moment after the same steps."""
+    """Returns the worst difference of the second moment after the same steps."""
     return max(step.moment for step in follow(setup, 2))
 
 
 def kinks(setup: Setup) -> float:
-    """Largest input of a ReLU that is on in one framework and off in the other, over the same steps."""
+    """Returns the largest input of a ReLU that is on in one framework and off in the other, in the same steps."""
     return max(step.distance for step in follow(setup, 2))
 
 
 def left_out(setup: Setup) -> float:
-    """Largest share of the weights that a step leaves out, over the same steps."""
+    """Returns the largest share of the weights that is left out of one of the same steps."""
     return max(step.left_out for step in follow(setup, 2))
 
 
 def predictions(setup: Setup) -> float:
-    """Queries that the sides classify differently, both protocols, with the weights the reference adapted."""
+    """Returns how many queries the sides classify differently, in both protocols, with weights that PyTorch adapted."""
     different, start = 0, bridge.to_torch(setup.start)
     tasks, _ = compiled.evaluate(setup.config, setup.start, setup.pixels.jax, bridge.POOLS["held_out"], 20)
     for i, task in enumerate(bridge.eval_tasks(tasks, setup.pixels.torch)):

@@ -1,6 +1,6 @@
-"""Truths that need no second framework: what the inner loop and the meta-update must be by theory, in float64.
+"""Tests that need no second framework: the inner loop and the meta-update must follow the theory, in float64.
 
-The network is a small smooth one, a tanh perceptron, so that gradients of gradients exist and programs are small.
+The network is a tanh perceptron, which is smooth and small, so that gradients of gradients exist and compiling is fast.
 Paper: Nichol, Achiam, Schulman, arXiv 1803.02999, sections 3 (joint training) and 5.1 (the expansion).
 """
 
@@ -43,14 +43,14 @@ def params():
 
 @pytest.fixture(scope="module")
 def batches():
-    """Mini-batches of every task, [tasks, batches, batch]."""
+    """Returns the mini-batches of every task, [tasks, batches, batch]."""
     rng = np.random.default_rng(1)
     shape = (TASKS, BATCHES, BATCH)
     return Examples(rng.integers(0, 40, shape, np.int32), rng.integers(0, CLASSES, shape, np.int32))
 
 
 def sgd_loop(data, learning_rate):
-    """`learning_rate` may be traced: one program serves all of them."""
+    """Returns an inner loop of SGD; `learning_rate` may be traced, so that one program serves all rates."""
 
     def loss(params, batch):
         return summed_loss(perceptron, params, jnp.asarray(data)[batch.rows].astype(jnp.float64), batch.labels)
@@ -78,7 +78,7 @@ def test_one_sgd_step_per_task_is_joint_training(data, params, batches):
         state = MetaState(params, loop.optimizer.init(params), jnp.zeros((), jnp.int32))
         after, _ = meta_update(loop, state, tasks, size, foml=False, inner_state="averaged")
 
-        def joint_loss(params):  # the mean over tasks of the loss each would train on
+        def joint_loss(params):  # the mean over tasks of the loss that each task trains on
             images = jnp.asarray(data)[tasks.batches.rows[:, 0]].astype(jnp.float64)
             return jnp.mean(jax.vmap(partial(summed_loss, perceptron, params))(images, tasks.batches.labels[:, 0]))
 
@@ -99,7 +99,7 @@ def test_delta_of_sgd_is_minus_the_rate_times_the_sum_of_gradients(data, params,
         at = jax.tree.map(lambda p, g: p - rate * g, at, g)
     assert close(jax.tree.map(jnp.subtract, phi, params), jax.tree.map(lambda g: -rate * g, total))
     at_start = [gradient(params, data, jax.tree.map(lambda x, k=k: x[k], task)) for k in range(BATCHES)]
-    wrong = jax.tree.map(lambda *g: -rate * sum(g), *at_start)  # all gradients at theta
+    wrong = jax.tree.map(lambda *g: -rate * sum(g), *at_start)  # with all gradients taken at theta
     assert not close(jax.tree.map(jnp.subtract, phi, params), wrong, 1e-3)
 
 
@@ -125,9 +125,9 @@ def test_adam_without_a_first_moment_in_closed_form():
 
 @pytest.fixture
 def expansion(data, params, batches):
-    """Remainders of the two-step update's expansion, as a function of the learning rate.
+    """Returns the remainders of the expansion of an update of two steps, as a function of the learning rate.
 
-    The expectation is exact: over all tasks and all ordered pairs of their mini-batches.
+    The expectation is exact: it is the mean over all tasks and all ordered pairs of their mini-batches.
     """
     orders = np.array(list(itertools.permutations(range(BATCHES), 2)))
     pairs = jax.tree.map(lambda x: jnp.asarray(x[:, orders].reshape(-1, 2, BATCH)), batches)
@@ -168,6 +168,6 @@ def expansion(data, params, batches):
 def test_expected_update_of_two_steps(expansion, foml):
     rates = [1e-4, 5e-5, 2.5e-5]
     zeroth, first, inner = np.array([expansion(rate)[int(foml)] for rate in rates]).T
-    np.testing.assert_allclose(first[:-1] / first[1:], 4, rtol=0.05)  # what remains is of second order
-    np.testing.assert_allclose(zeroth[:-1] / zeroth[1:], 2, rtol=0.05)  # and of first order without the inner product
+    np.testing.assert_allclose(first[:-1] / first[1:], 4, rtol=0.05)  # the remainder: second order
+    np.testing.assert_allclose(zeroth[:-1] / zeroth[1:], 2, rtol=0.05)  # without the inner product: first order
     assert first[-1] < 0.05 * rates[-1] * inner[-1], "the inner-product term explains the first order"

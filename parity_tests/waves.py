@@ -1,7 +1,7 @@
-"""Sine waves on both sides: each function returns the worst difference of JAX from PyTorch in a config.
+"""Compares sine waves on both sides: each comparison returns the worst difference of JAX from PyTorch for a config.
 
-The waves and the weights are JAX's; a mini-batch crosses as its points, a state in the weights file. JAX's side is the
-run's own programs.
+The waves and the weights come from JAX. PyTorch gets a mini-batch as its points and a state as a weights file. JAX's
+side consists of the programs of a run.
 """
 
 from collections.abc import Callable
@@ -37,17 +37,17 @@ EVAL_TASKS = 10
 
 
 def cases() -> list[ConfigDict]:
-    """The two configs, and first-order MAML under Adam with weight decay, its last step on points of its own."""
+    """Returns the two configs, and first-order MAML with Adam, weight decay and separate points for the last step."""
     script, paper, foml = sinusoid.get_config(), sinusoid_relu.get_config(), sinusoid.get_config()
     foml.update(foml=True, foml_tail=10, sgd=False, learning_rate=1e-3, weight_decay=0.97)
     for config in (script, paper, foml):
-        # 64 is a power of two: every step size is a float32, which is what the JAX program computes it in.
+        # 64 is a power of two: each step size is exact in float32, in which the JAX program computes it.
         config.update(num_seeds=1, meta_batch=2, meta_iters=64, meta_step=1.0)
     return [script, paper, foml]
 
 
 def tasks_of(config: ConfigDict, iteration: int) -> list[reptile.Task]:
-    """The reference's tasks of a meta-iteration, those that JAX samples."""
+    """Returns the tasks that JAX samples for a meta-iteration, as the reference takes them."""
     numbers = jnp.arange(config.meta_batch, dtype=jnp.int32)
     sampled = sample_meta_batch(config, config.seed, iteration, SOURCE, POOL, numbers)
     made = []
@@ -58,22 +58,22 @@ def tasks_of(config: ConfigDict, iteration: int) -> list[reptile.Task]:
 
 
 def batch_of(points: Points) -> reptile.Batch:
-    """A mini-batch (x, y) of the reference."""
+    """Returns a mini-batch (x, y) as the reference takes it."""
     return tuple(torch.from_numpy(np.array(x)) for x in points)
 
 
 def batches_of(points: Points) -> reptile.Task:
-    """The reference's mini-batches of points [steps, batch]."""
+    """Returns mini-batches as the reference takes them, from points [steps, batch]."""
     return [batch_of(Points(*pair)) for pair in zip(*map(np.asarray, points), strict=True)]
 
 
 def start_of(config: ConfigDict) -> MetaState:
-    """JAX's initial state, in float64."""
+    """Returns JAX's initial state, in float64."""
     return initial_state(config, config.seed, jnp.float64)
 
 
 def predictions(config: ConfigDict) -> float:
-    """The network's outputs of the first mini-batch."""
+    """Compares the network's outputs for the first mini-batch."""
     x, _ = tasks_of(config, 0)[0][0]
     start = start_of(config)
     ours = predict(network_of(config).apply, start.params, jnp.asarray(x.numpy()))
@@ -82,7 +82,7 @@ def predictions(config: ConfigDict) -> float:
 
 
 def gradients(config: ConfigDict) -> float:
-    """The loss of the first mini-batch, and its gradient."""
+    """Compares the loss of the first mini-batch, and its gradient."""
     (x, y), start, inner = tasks_of(config, 0)[0][0], start_of(config), sine.inner_of(config)
     loss = inner_loop_of(config, SOURCE).loss
     points = Points(jnp.asarray(x.numpy()), jnp.asarray(y.numpy()))
@@ -95,12 +95,12 @@ def gradients(config: ConfigDict) -> float:
 
 
 def meta_delta(config: ConfigDict) -> float:
-    """The change of the weights, and Adam's state, in the first meta-iteration."""
+    """Compares the change of the weights, and Adam's state, after the first meta-iteration."""
     return _after(config, 1)
 
 
 def meta_iterations(config: ConfigDict) -> float:
-    """The same after 20 meta-iterations, free-running."""
+    """Compares the same after 20 meta-iterations; neither side is reset to the other's state in between."""
     return _after(config, META_ITERATIONS)
 
 
@@ -123,7 +123,7 @@ def _after(config: ConfigDict, count: int) -> float:
 
 
 def errors(config: ConfigDict) -> float:
-    """The errors of waves before, on the way and after, from the initial weights."""
+    """Compares the errors of waves before, during and after adaptation of the initial weights."""
     mesh, start = mesh_of(config), start_of(config)
     states = put(mesh, jax.tree.map(lambda x: np.asarray(x)[None], start))
     keys = np.asarray(random.key_data(task_keys(random.key(config.eval_seed), 0, EVAL_TASKS)))[None]
@@ -140,13 +140,13 @@ def errors(config: ConfigDict) -> float:
 
 
 def of_array(x: jax.Array | list[list[float]]) -> Arrays:
-    """An array as `relative` takes it."""
+    """Returns an array as `relative` takes it."""
     return {"": np.asarray(x)}
 
 
 @cache
 def worst(measure: Callable[[ConfigDict], float]) -> float:
-    """The worst of a measure in every case, computed once; call it in float64."""
+    """Returns the worst difference of a comparison over all cases, computed once; call it in float64."""
     return max(measure(config) for config in cases())
 
 

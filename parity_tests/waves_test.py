@@ -1,4 +1,4 @@
-"""Negative controls of the rungs of sine waves: mistakes made in the reference, each of which its rung must see."""
+"""Negative controls of the rungs of sine waves: mistakes in the reference, each of which its rung must detect."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The weights file: the same state on both sides, exactly, both ways; and what is said of a file that does not fit."""
+"""Tests that a weights file carries a state exactly between both sides, and the errors for a file that does not fit."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from reptile_jax.run.programs import initial_state
 
 
 def random_state(dtype, sgd=False):
-    """A state in which no two numbers are equal by construction."""
+    """Returns a state of random numbers, so that two arrays cannot be confused."""
     config = config_of(BASE._replace(optimizer="sgd" if sgd else "adam"))
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: initial_state(config, config.seed, jnp.dtype(dtype)))
@@ -38,7 +38,7 @@ def test_there_and_back_is_exact(dtype, sgd):
         reference = bridge.to_torch(state)
         assert reference.step_count == (0 if sgd else 1234)
         assert bool(reference.second_moment) == (not sgd)
-        # The layouts: a kernel [height, width, in, out] against [out, in, height, width], a dense kernel transposed.
+        # JAX's kernel is [height, width, in, out], PyTorch's [out, in, height, width]; the dense kernel is transposed.
         layers, theirs = state.params["params"], reference.params
         assert float(layers["conv_1"]["kernel"][2, 1, 3, 5]) == float(theirs["conv_1/kernel"][5, 3, 2, 1])
         assert float(layers["dense"]["kernel"][200, 4]) == float(theirs["dense/kernel"][4, 200])
@@ -46,7 +46,7 @@ def test_there_and_back_is_exact(dtype, sgd):
 
 
 def written(tmp_path, change):
-    """A weights file with something changed; returns what is said when it is read."""
+    """Writes a weights file with a change, and returns the error message when it is read."""
     path, state = tmp_path / "weights.safetensors", random_state("float32")
     weights_file.save(path, state)
     tensors = load_file(path)

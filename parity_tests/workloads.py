@@ -1,4 +1,4 @@
-"""What the benchmark times: each function returns a `Work`, compiled where it is first done."""
+"""The work that the benchmark times: each function returns a `Work`, which compiles when it is first called."""
 
 from collections.abc import Callable
 
@@ -31,14 +31,14 @@ from reptile_jax.tasks import Data
 from reptile_jax.tasks.kind import Source
 from reptile_torch_ref import reptile
 
-EVAL_TASKS = 10  # of a device in one dispatch
-EPISODES = 8  # meta-iterations of episodes that are sampled before, and met again and again
+EVAL_TASKS = 10  # on each device in one dispatch
+EPISODES = 8  # number of meta-iterations whose episodes are sampled beforehand and used again and again
 
-Work = Callable[[int], None]  # does a number of units of work: meta-iterations, dispatches of tasks, products
+Work = Callable[[int], None]  # does so many units of work: meta-iterations, dispatches of tasks or products
 
 
 def training(config: ConfigDict, data: Data, mesh: Mesh, iteration: int = 0) -> Work:
-    """Meta-iterations of the training program, from one of them on."""
+    """Returns meta-iterations of the training program, starting at `iteration`."""
     advance, states = train_program(config, mesh), initial_states(config)
     states = put(mesh, states._replace(iteration=np.full_like(states.iteration, iteration)))
     seeds = np.array([config.seed], np.int32)
@@ -51,7 +51,7 @@ def training(config: ConfigDict, data: Data, mesh: Mesh, iteration: int = 0) -> 
 
 
 def without(config: ConfigDict, data: Data, *parts: str) -> Work:
-    """Meta-iterations without some of "sampling" (done before), "optimiser" (Adam's part in it) and "backward"."""
+    """Returns meta-iterations without some `parts`: "sampling" (done before), "optimiser" (Adam), "backward"."""
 
     source = first_seed(data)
 
@@ -65,8 +65,8 @@ def without(config: ConfigDict, data: Data, *parts: str) -> Work:
     def loop_of(source: Source) -> InnerLoop:
         loop = inner_loop_of(config, source)
         if "optimiser" in parts:
-            loop = loop._replace(optimizer=optax.sgd(1e-9))  # the gradients are still used, and so computed
-        if "backward" in parts:  # no weight has a gradient, and JAX computes none
+            loop = loop._replace(optimizer=optax.sgd(1e-9))  # the gradients are still used, and therefore computed
+        if "backward" in parts:  # no weight has a gradient, so JAX computes none
             honest = loop.loss
             loop = loop._replace(loss=lambda params, batch: honest(lax.stop_gradient(params), batch))
         return loop
@@ -90,13 +90,13 @@ def without(config: ConfigDict, data: Data, *parts: str) -> Work:
 
 
 def first_seed(data: Data) -> Source:
-    """Returns what the first seed's tasks are sampled from."""
+    """Returns the source from which the first seed's tasks are sampled."""
     shared, of_seeds = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), data.source)
     return shared, jax.tree.map(lambda x: x[0], of_seeds)
 
 
 def training_torch(config: ConfigDict, data: Data) -> Work:
-    """Meta-iterations of the PyTorch reference, on the episodes that the training program samples first."""
+    """Returns meta-iterations of the PyTorch reference, on the first episodes of the training program."""
     tasks, pixels, scale = [], torch.from_numpy(np.array(data.source[0])), DATA_SETS[config.data.name].scale
     for i in range(EPISODES):
         numbers = jnp.arange(config.meta_batch)
@@ -115,7 +115,7 @@ def training_torch(config: ConfigDict, data: Data) -> Work:
 
 
 def evaluation(config: ConfigDict, data: Data, mesh: Mesh) -> Work:
-    """Dispatches of `EVAL_TASKS` tasks for each device of the evaluation program, under both protocols."""
+    """Returns dispatches of the evaluation program, with `EVAL_TASKS` tasks for each device, under both protocols."""
     program, states = eval_program(config, mesh, config.shots), put(mesh, initial_states(config))
     arguments = eval_arguments(config, data, EVAL_TASKS * mesh.shape[TASKS])
 
@@ -127,7 +127,7 @@ def evaluation(config: ConfigDict, data: Data, mesh: Mesh) -> Work:
 
 
 def curve(config: ConfigDict, data: Data, mesh: Mesh) -> Work:
-    """Points of the learning curves: a training and a test task."""
+    """Returns points of the learning curves, each of which is a training task and a test task."""
     program, states = eval_program(config, mesh, config.shots), put(mesh, initial_states(config))
     pools = jax.tree.map(lambda *x: np.array(x, np.int32), *data.pools.values())
     seeds = np.array([config.seed], np.int32)
@@ -141,7 +141,7 @@ def curve(config: ConfigDict, data: Data, mesh: Mesh) -> Work:
 
 
 def evaluation_torch(config: ConfigDict, data: Data) -> Work:
-    """`EVAL_TASKS` of these tasks on the PyTorch reference."""
+    """Returns the evaluation of `EVAL_TASKS` of the same tasks on the PyTorch reference."""
     pixels, scale = torch.from_numpy(np.array(data.source[0])), DATA_SETS[config.data.name].scale
     mesh = data.source[0].sharding.mesh
     program, states = eval_program(config, mesh, config.shots), put(mesh, initial_states(config))
@@ -161,23 +161,23 @@ def evaluation_torch(config: ConfigDict, data: Data) -> Work:
 
 
 def eval_arguments(config: ConfigDict, data: Data, tasks: int) -> tuple[Pool, np.ndarray]:
-    """Pools and keys of so many tasks on the held-out classes."""
+    """Returns the pools and keys of so many tasks on the held-out classes."""
     keys = random.key_data(task_keys(random.key(config.eval_seed), 0, tasks))[None]
     return jax.tree.map(lambda x: np.full(tasks, x, np.int32), data.pools[data.held_out]), np.asarray(keys)
 
 
 def torch_state(config: ConfigDict) -> reptile.State:
-    """The initial state of the JAX side."""
+    """Returns JAX's initial state, converted for PyTorch."""
     return bridge.to_torch(initial_state(config, config.seed))
 
 
 def inner_of(config: ConfigDict) -> reptile.Inner:
-    """The reference's inner optimiser."""
+    """Returns the reference's inner optimiser."""
     return reptile.Inner(config.learning_rate, config.sgd, config.weight_decay, config.inner_state, config.model.name)
 
 
 def products(size: int) -> Work:
-    """Products of two float32 matrices [size, size]."""
+    """Returns products of two float32 matrices [size, size]."""
     multiply, a = jax.jit(jnp.matmul), random.normal(random.key(0), (size, size))
 
     def work(amount: int) -> None:

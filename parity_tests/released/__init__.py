@@ -1,1 +1,1 @@
-"""What the released code computes, and this project beside it."""
+"""Compares this project with recorded results of the released code."""

@@ -1,9 +1,9 @@
-"""Makes golden.json anew, by the released code itself: `python -m parity_tests.released.make CHECKOUT FILE`.
+"""Makes golden.json again with the released code itself: `python -m parity_tests.released.make CHECKOUT FILE`.
 
-CHECKOUT is a clone of https://github.com/openai/supervised-reptile, and the environment holds NumPy and the last
-TensorFlow with version 1's layers, 2.15 (Python 3.9 to 3.11). JAX and PyTorch are not needed. The graph, the loss, the
-optimiser, the weight decay and the meta-update are the checkout's. Given to it from here are the weights, the tasks
-and mini-batches, and placeholders of float64 in the place of float32.
+CHECKOUT is a clone of https://github.com/openai/supervised-reptile, and the environment has NumPy and TensorFlow
+2.15, the last version with the layers of version 1 (Python 3.9 to 3.11). JAX and PyTorch are not needed. The graph, the
+loss, the optimiser, the weight decay and the meta-update are the checkout's. This script supplies the weights, the
+tasks and the mini-batches, and replaces placeholders of float32 by placeholders of float64.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def released_modules(checkout: Path) -> tuple[Any, Any, Any, Any]:
 
 
 def compute(modules: tuple[Any, Any, Any, Any], case: Case) -> Results:
-    """Computes a case by the released code."""
+    """Computes a case with the released code."""
     tf, models, reptile, variables = modules
     given, rate = record.inputs(case), case["learning_rate"]
     with tf.Graph().as_default(), tf.Session() as session:
@@ -52,7 +52,7 @@ def compute(modules: tuple[Any, Any, Any, Any], case: Case) -> Results:
         learner = (reptile.FOML if case["foml"] else reptile.Reptile)(
             session, pre_step_op=variables.weight_decay(case["weight_decay"])
         )
-        session.run(tf.global_variables_initializer())  # the convolutions' biases are zero, and change nothing
+        session.run(tf.global_variables_initializer())  # the convolutions' biases are zero and have no effect
         in_order = zip(VARIABLES, tf.trainable_variables(), strict=True)
         weights = {name: variable for name, variable in in_order if name in given.weights}
         for name, variable in weights.items():
@@ -91,7 +91,7 @@ def compute(modules: tuple[Any, Any, Any, Any], case: Case) -> Results:
 
 
 def main() -> None:
-    """Makes the file, and prints how far it is from the one beside this script."""
+    """Makes the file, and prints how much it differs from the file beside this script."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkout", type=Path)
     parser.add_argument("file", type=Path)

@@ -8,14 +8,14 @@ import numpy as np
 
 GOLDEN = Path(__file__).parent / "golden.json"
 FILTERS = 64
-BETA2, EPSILON = 0.5, 2.0**-27  # of Adam: the released graph keeps powers of beta2 in float32, which holds these
+BETA2, EPSILON = 0.5, 2.0**-27  # of Adam; exact in float32, as are the powers of beta2 in the released graph
 
 Case = dict[str, Any]  # seed, ways, meta_iterations, tasks, steps, batch, optimiser, learning_rate, ...
 Arrays = dict[str, np.ndarray]  # by name, "conv_0/kernel", in TensorFlow's layouts
 
 
 class Inputs(NamedTuple):
-    """All that a case is computed from.
+    """Everything that a case is computed from.
 
     Attributes:
         weights: theta before the first meta-iteration, float64.
@@ -36,9 +36,9 @@ class Results(NamedTuple):
     """The results of an implementation.
 
     Attributes:
-        logits: of the queries at the first weights, "transductive" and "inductive", [ways, ways] each.
-        updates: of each meta-iteration, the change of theta.
-        second_moment: Adam's, at the end; empty under SGD.
+        logits: the logits of the queries at the first weights, "transductive" and "inductive", [ways, ways] each.
+        updates: the change of theta in each meta-iteration.
+        second_moment: Adam's second moment at the end; empty with SGD.
     """
 
     logits: Arrays
@@ -70,7 +70,7 @@ def inputs(case: Case) -> Inputs:
 
 
 def recorded(case: Case, results: Results) -> dict[str, Any]:
-    """Returns what goes into the file: logits, and of larger arrays the L2 norm and eight entries."""
+    """Returns what the file contains: the logits, and the L2 norm and eight entries of each larger array."""
     record = {
         "case": case,
         "logits_before": {name: x.tolist() for name, x in results.logits.items()},

@@ -1,11 +1,12 @@
-"""Both sides of this project on the recorded inputs, in float64: their own functions, with TensorFlow's Adam.
+"""Runs both sides of this project on the recorded inputs, in float64, with TensorFlow's form of Adam.
 
-TensorFlow adds epsilon to the root of the uncorrected second moment, Optax and PyTorch to the corrected one:
+TensorFlow adds epsilon to the root of the uncorrected second moment. Optax and PyTorch add it to the root of the
+corrected second moment:
 
     theta <- theta - lr * sqrt(1 - beta2^t) * g / (sqrt(v) + epsilon)     instead of
     theta <- theta - lr * g / (sqrt(v / (1 - beta2^t)) + epsilon)
 
-Here each side takes TensorFlow's form, by means of its own; nothing else is changed.
+Here each side uses TensorFlow's form; nothing else is changed.
 """
 
 import math
@@ -43,7 +44,7 @@ from reptile_torch_ref import weights as torch_weights
 
 
 def tensorflow_adam(learning_rate: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
-    """Adam without a first moment, with TensorFlow's place for epsilon."""
+    """Returns Adam without a first moment, with epsilon where TensorFlow adds it."""
     return optax.chain(
         optax.scale_by_rms(decay=beta2, eps=epsilon, eps_in_sqrt=False),
         optax.scale_by_schedule(lambda done: -learning_rate * jnp.sqrt(1 - beta2 ** (done + 1))),
@@ -58,7 +59,7 @@ def jax_inputs(given: Inputs) -> tuple[Params, jax.Array, jax.Array]:
 
 
 def by_jax(case: Case, inner_state: str) -> Results:
-    """Computes a case by `reptile_jax`; call it in float64."""
+    """Computes a case with `reptile_jax`; call it in float64."""
     given, rate, sgd = inputs(case), case["learning_rate"], case["optimiser"] == "sgd"
     pixels = jnp.asarray(given.images.reshape(-1, 28, 28, 1), jnp.uint8)
     spec = compiled.Spec(case["ways"], sgd, rate, bool(case["foml"]), inner_state)
@@ -90,10 +91,10 @@ def by_jax(case: Case, inner_state: str) -> Results:
 
 
 def place_of_epsilon(setup: Setup, tasks: int) -> list[float]:
-    """Returns how far TensorFlow's place for epsilon moves each inner step of a run's first tasks, in released order.
+    """Returns how much TensorFlow's place for epsilon changes each inner step of a run's first tasks.
 
-    Relative L2 differences of the change of the weights; each step is taken twice from the same weights and second
-    moment, those of the run with this project's Adam. Call it in float64.
+    The values are relative L2 differences of the change of the weights. Each step is taken twice, from the weights and
+    second moment of a run with this project's Adam; the tasks run in the released order. Call it in float64.
     """
     c = setup.config.copy_and_resolve_references()
     c.meta_batch = tasks
@@ -121,7 +122,7 @@ def place_of_epsilon(setup: Setup, tasks: int) -> list[float]:
 
 @contextmanager
 def tensorflow_adam_in_torch() -> Iterator[None]:
-    """Gives the reference's Adam TensorFlow's form: an epsilon of epsilon / sqrt(1 - beta2^t) beside its root."""
+    """Gives the reference's Adam TensorFlow's form, by an epsilon of epsilon / sqrt(1 - beta2^t)."""
     honest = reptile.BETA2, reptile.EPSILON, reptile.inner_step
 
     def inner_step(state: reptile.State, *rest: Any) -> reptile.State:
@@ -136,7 +137,7 @@ def tensorflow_adam_in_torch() -> Iterator[None]:
 
 
 def by_torch(case: Case, inner_state: str) -> Results:
-    """Computes a case by `reptile_torch_ref`."""
+    """Computes a case with `reptile_torch_ref`."""
     given, sgd = inputs(case), case["optimiser"] == "sgd"
     inner = reptile.Inner(case["learning_rate"], sgd, case["weight_decay"], inner_state)
     params = {name: torch.from_numpy(w).permute(torch_weights.FROM_FILE[w.ndim]) for name, w in given.weights.items()}
@@ -154,9 +155,9 @@ def by_torch(case: Case, inner_state: str) -> Results:
 
 
 def agreement(side: Callable[[Case, str], Results], name: str) -> float:
-    """Returns how far a side is from what is recorded of a case; call it in float64.
+    """Returns how much a side differs from the record of a case; call it in float64.
 
-    With Adam the tasks run in the released order. SGD has no state to pass on, so there they run as by default.
+    With Adam, the tasks run in the released order. SGD has no state to carry, so its tasks run as by default.
     """
     case = load()[name]["case"]
     results = side(case, "sequential" if case["optimiser"] == "adam" else "averaged")
@@ -165,5 +166,5 @@ def agreement(side: Callable[[Case, str], Results], name: str) -> float:
 
 @cache
 def worst(side: Callable[[Case, str], Results]) -> float:
-    """Returns how far a side is from the record in the worst case."""
+    """Returns how much a side differs from the record in the worst case."""
     return max(agreement(side, name) for name in load())
