@@ -1,4 +1,4 @@
-"""A person's own drawing as Omniglot's are prepared: 28x28 pixels of ink and paper; pen, size and place as theirs."""
+"""Prepares a person's drawing like Omniglot's: 28x28 pixels of ink and paper, with a similar pen, size and place."""
 
 import numpy as np
 from PIL import Image
@@ -6,31 +6,36 @@ from PIL import Image
 from reptile_jax.data.characters import SIZE
 from reptile_jax.data.prepared import upright
 
-CANVAS = 105  # pixels, height and width of Omniglot's originals, whose every 3.75th pixel is taken
+CANVAS = 105  # pixels: height and width of Omniglot's originals, of which every 3.75th pixel is used
 PEN = 5.5  # pixels of the canvas: the width of Omniglot's pen, as `_pen` measures it
-THIN, THICK = 4.0, 7.5  # pixels of the canvas: 99.7 % of Omniglot's pens are between, and left as they are
+THIN, THICK = 4.0, 7.5  # pixels of the canvas: 99.7 % of Omniglot's pens are in between; such pens are not changed
 LENGTH = 67.0  # pixels of the canvas: the median of the longer side of Omniglot's characters
 
 
 def prepare_drawing(image: Image.Image) -> np.ndarray:
     """Prepares one drawing, dark on light or light on dark.
 
-    Grey, on white where it is transparent; split into ink and paper by Otsu's threshold, paper being what there is more
-    of; cut to the character and filled up with paper to a square in whose middle it has the size that is usual in
-    Omniglot; reduced to Omniglot's 105x105, where a pen that is too thin or too thick gets the width of Omniglot's; and
-    every 3.75th pixel taken, as of Omniglot. A drawing of 28x28 stays as it is.
+    The steps are:
 
-    Every character is given the one size and place, because that makes them easier to tell apart than they are in
-    Omniglot itself: see the numbers in `predict/drawings_test.py`.
+    1. The image becomes grey; where it is transparent, the paper is white.
+    2. Otsu's threshold splits the pixels into ink and paper; the larger group is paper.
+    3. The character is cut out and put into the middle of a square of paper, in the size that is usual in Omniglot.
+    4. The square is reduced to Omniglot's 105x105. A pen that is too thin or too thick gets the usual width.
+    5. Every 3.75th pixel is used, as for Omniglot.
+
+    A drawing of 28x28 is only split into ink and paper.
+
+    All characters get the same size and place, because this makes them easier to tell apart than they are in Omniglot
+    itself; `predict/drawings_test.py` measures it.
 
     Args:
-        image: of any mode and size.
+        image: an image of any mode and size.
 
     Returns:
         uint8 [28, 28, 1]; ink is 0, paper is 1.
 
     Raises:
-        ValueError: the image has one brightness alone.
+        ValueError: the image has only one brightness.
     """
     grey = np.asarray(upright(image, "L"))
     light = grey > otsu(grey)
@@ -38,12 +43,12 @@ def prepare_drawing(image: Image.Image) -> np.ndarray:
     ink = light != paper
     if ink.shape != (SIZE, SIZE):
         ink = _reduced(_placed(ink))
-    drawing = Image.fromarray(~ink).resize((SIZE, SIZE))  # of one bit, as Omniglot's: the nearest pixel
+    drawing = Image.fromarray(~ink).resize((SIZE, SIZE))  # one bit, as in Omniglot, so the nearest pixel is used
     return np.asarray(drawing, np.uint8)[..., None]
 
 
 def _placed(ink: np.ndarray) -> np.ndarray:
-    """Puts a character, its longer side of `LENGTH`, into the middle of a square that stands for the canvas."""
+    """Puts a character into the middle of a square so large that its longer side will be `LENGTH` on the canvas."""
     (top, bottom), (left, right) = (np.flatnonzero(ink.any(axis))[[0, -1]] + [0, 1] for axis in (1, 0))
     height, width = bottom - top, right - left
     side = round(max(height, width) * CANVAS / LENGTH)
@@ -53,10 +58,10 @@ def _placed(ink: np.ndarray) -> np.ndarray:
 
 
 def _reduced(ink: np.ndarray) -> np.ndarray:
-    """Reduces a square of ink to the canvas, and gives a pen that is far thinner or thicker the width of Omniglot's."""
+    """Reduces a square of ink to the canvas; a pen that is too thin or too thick gets the width of Omniglot's pen."""
     if len(ink) != CANVAS:
         share = np.asarray(Image.fromarray(np.uint8(255) * ink).resize((CANVAS, CANVAS), Image.Resampling.BOX))
-        # Where any ink makes ink, a line becomes a pixel wider, and none is lost.
+        # For a thin pen, any ink makes a pixel ink: lines become a pixel wider, and no line is lost.
         ink = share > 0 if _pen(ink) * CANVAS < PEN / 2 * len(ink) else share >= 128
     if _pen(ink) < THIN:
         return _thickened(ink, (PEN - _pen(ink)) / 2)
@@ -64,14 +69,14 @@ def _reduced(ink: np.ndarray) -> np.ndarray:
 
 
 def _pen(ink: np.ndarray) -> float:
-    """Returns the mean width of the lines in pixels: twice their area over their outline."""
+    """Returns the mean width of the lines in pixels: twice their area, divided by their outline."""
     edges = np.count_nonzero(ink[1:] != ink[:-1]) + np.count_nonzero(ink[:, 1:] != ink[:, :-1])
-    outline = np.pi / 4 * edges  # a staircase is longer than the line it stands for: 4 / pi over all directions
+    outline = np.pi / 4 * edges  # on average over all directions, pixel edges are 4 / pi times as long as the line
     return float(2 * np.count_nonzero(ink) / max(outline, 1))
 
 
 def _thickened(ink: np.ndarray, radius: float) -> np.ndarray:
-    """Draws a disk of a radius in pixels at every pixel of ink."""
+    """Draws a disk at every pixel of ink; `radius` is in pixels."""
     reach = int(radius + 0.5)
     height, width = ink.shape
     room = np.pad(ink, reach)
@@ -84,13 +89,13 @@ def _thickened(ink: np.ndarray, radius: float) -> np.ndarray:
 
 
 def otsu(grey: np.ndarray) -> int:
-    """Returns the brightness up to which pixels are dark: that which parts the two groups most.
+    """Returns the brightness up to which pixels count as dark, chosen to separate the two groups best.
 
     Args:
-        grey: uint8.
+        grey: the image, uint8.
 
     Raises:
-        ValueError: there is one brightness alone.
+        ValueError: the image has only one brightness.
 
     Source: Otsu, "A threshold selection method from gray-level histograms", 1979.
     """
@@ -99,7 +104,7 @@ def otsu(grey: np.ndarray) -> int:
     light = dark[-1] - dark
     parts = (dark > 0) & (light > 0)
     if not parts.any():
-        raise ValueError("it has one brightness alone, and no ink on paper")
+        raise ValueError("it has only one brightness, so there is no ink on paper")
     apart = np.divide(sums, dark, where=dark > 0, out=np.zeros(256)) - np.divide(
         sums[-1] - sums, light, where=light > 0, out=np.zeros(256)
     )

@@ -1,4 +1,4 @@
-"""A person's drawing in any file becomes what the characters' weights were trained on."""
+"""Tests that a person's drawing becomes like the characters that the weights were trained on."""
 
 import io
 
@@ -14,7 +14,7 @@ HOUSE = [(0.2, 0.8), (0.2, 0.45), (0.5, 0.2), (0.8, 0.45), (0.8, 0.8), (0.2, 0.8
 
 
 def house(size, pen, ink=0, paper=255):
-    """A house in one line, its corners at shares of the size."""
+    """Draws a house with one line; its corners are at fixed shares of the size."""
     image = Image.new("L", (size, size), paper)
     points = [(size * x, size * y) for x, y in HOUSE]
     ImageDraw.Draw(image).line(points, ink, pen, joint="curve")
@@ -28,7 +28,7 @@ def drawn(image):
 
 
 def differing(a, b):
-    """Share of the ink that is not under, or next to, the other's ink."""
+    """Returns the share of the ink in one drawing that is not on or next to ink in the other."""
 
     def near(ink):
         room = np.pad(ink, 1)
@@ -39,7 +39,7 @@ def differing(a, b):
 
 
 def test_a_drawing_like_omniglots_is_prepared_as_omniglot_was():
-    """One bit, of the usual size in the middle of 105x105, lines as wide as Omniglot's: every pixel is the nearest."""
+    """A one-bit drawing with Omniglot's size, place and pen: every pixel is the nearest pixel of the original."""
     character = house(105, 6).convert("1").crop((17, 17, 88, 88))  # ends where the ink ends
     ink = ~np.asarray(character)
     character = character.crop((*np.argwhere(ink).min(0)[::-1], *(np.argwhere(ink).max(0)[::-1] + 1)))
@@ -102,21 +102,21 @@ def test_transparency_turns_and_margins():
     np.testing.assert_array_equal(drawn(transparent), wanted)
     turned = house(300, 15).transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise to be upright
+    exif[0x0112] = 6  # must be turned clockwise to be upright
     file = io.BytesIO()
     turned.convert("RGB").save(file, "PNG", exif=exif)
     np.testing.assert_array_equal(drawn(Image.open(file)), wanted)
-    narrow = house(300, 15).crop((45, 0, 255, 300))  # as wide as the house: the margins come back
+    narrow = house(300, 15).crop((45, 0, 255, 300))  # as wide as the house: the margins are added again
     np.testing.assert_array_equal(drawn(narrow), wanted)
 
 
 def test_what_has_no_ink():
-    with pytest.raises(ValueError, match="one brightness alone"):
+    with pytest.raises(ValueError, match="only one brightness"):
         prepare_drawing(Image.new("RGB", (50, 50), "white"))
 
 
 def test_the_threshold_parts_the_groups_most():
-    """Against the variance within the groups, tried at every brightness."""
+    """Compares with the smallest variance within the groups, tried at every brightness."""
     rng = np.random.default_rng(0)
     grey = np.concatenate([rng.normal(70, 20, 200), rng.normal(180, 25, 2000)]).clip(0, 255).astype(np.uint8)
     within = {t: sum(part.size * part.var() for part in (grey[grey <= t], grey[grey > t])) for t in range(40, 220)}

@@ -1,1 +1,1 @@
-"""A page in the browser on which a person draws characters, and sees which one a query is taken for."""
+"""A page in the browser where a person draws characters, and sees which of them a query most resembles."""

@@ -1,4 +1,4 @@
-"""What the page asks of trained weights: to prepare one image, and to tell queries apart by a few examples."""
+"""What trained weights do for the page: they prepare an image, and classify queries by a few examples."""
 
 import io
 import os
@@ -15,16 +15,16 @@ from reptile_jax.data.prepared import FORMATS
 from reptile_jax.predict.learner import Adapted, Learner
 
 STEPS = (0, 1, 5, 20, 50)  # inner steps after which the page shows the probabilities
-CLASSES, EXAMPLES, QUERIES = 5, 5, 8  # at most: classes, examples of each, queries
-LEARNED = 16  # support sets whose networks are kept, because most questions have the same examples as the one before
-PIXELS = 40_000_000  # of the largest image that is prepared
+CLASSES, EXAMPLES, QUERIES = 5, 5, 8  # the largest numbers of classes, of examples of each class, and of queries
+LEARNED = 16  # number of support sets whose networks are kept, because most questions repeat the previous examples
+PIXELS = 40_000_000  # in the largest image that is prepared
 
 
 class RefusedError(Exception):
-    """A request that is not answered.
+    """A request that is refused.
 
     Attributes:
-        status: of HTTP.
+        status: the HTTP status.
     """
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -34,10 +34,10 @@ class RefusedError(Exception):
 
 
 class Question(NamedTuple):
-    """What a page asks.
+    """A question from a page.
 
     Attributes:
-        page: what the page calls itself.
+        page: the name by which the page identifies itself.
         support: prepared pixels of the examples, [classes] of uint8 [examples, size, size, channels].
         queries: uint8 [queries, size, size, channels].
     """
@@ -48,25 +48,25 @@ class Question(NamedTuple):
 
 
 class Answers:
-    """Trained weights, ready to answer: all of it may be called by several threads at once.
+    """Trained weights that are ready to answer; several threads can call all methods at once.
 
     Attributes:
-        name: of the weights.
+        name: the name of the weights.
         learner: the trained initialisation.
-        classes: the most that a question can have.
-        steps: inner steps after which there are probabilities.
-        shape: of a prepared image, [size, size, channels].
-        drawings: whether the images are drawings of ink on paper (pixels 0 and 1), and no photographs (0 to 255).
+        classes: the largest number of classes in a question.
+        steps: the inner steps after which there are probabilities.
+        shape: the shape of a prepared image, [size, size, channels].
+        drawings: whether the images are drawings of ink on paper (pixels 0 and 1) and not photographs (0 to 255).
     """
 
     def __init__(self, named: str) -> None:
         """Loads the weights, and compiles every program that questions need.
 
         Args:
-            named: as `pretrained.load` takes it.
+            named: the weights, as `pretrained.load` takes them.
 
         Raises:
-            CheckpointError, WeightsError, ConfigError: what `Learner` raises.
+            CheckpointError, WeightsError, ConfigError: as `Learner`.
         """
         self.name, self.learner = os.path.basename(os.path.normpath(named)), Learner(named)
         config = self.learner.config
@@ -76,24 +76,24 @@ class Answers:
         self.drawings = DATA_SETS[config.data.name].scale == 1
         self._trace = lru_cache(LEARNED)(self._learn)
         noise = np.random.default_rng(0).integers(0, 2, (self.classes, EXAMPLES, *self.shape), np.uint8)
-        for examples in (1, 2, EXAMPLES):  # between them every size that a batch is filled up to
+        for examples in (1, 2, EXAMPLES):  # together, these have every size to which a batch is padded
             if not config.replacement or self.classes * examples >= config.eval_batch:
                 self.answer(Question("", list(noise[:, :examples]), noise[0, :2]))
 
     def prepare(self, file: bytes) -> np.ndarray:
-        """Prepares an image as the weights know images.
+        """Prepares an image like those that the weights were trained on.
 
         Args:
-            file: PNG, JPEG, WebP, BMP or GIF.
+            file: the bytes of a PNG, JPEG, WebP, BMP or GIF file.
 
         Returns:
             uint8 [size, size, channels].
 
         Raises:
-            RefusedError: 400, the file is no whole image or has nothing on it; 413, it has too many pixels.
+            RefusedError: 400: the file is not an image, is damaged or has nothing on it; 413: it has too many pixels.
         """
         prepare = DATA_SETS[self.learner.config.data.name].prepare
-        assert prepare is not None  # `Learner` has seen to it
+        assert prepare is not None  # `Learner` has checked it
         try:
             with Image.open(io.BytesIO(file), formats=FORMATS) as image:
                 if image.width * image.height > PIXELS:
@@ -102,20 +102,22 @@ class Answers:
         except RefusedError:
             raise
         except Image.UnidentifiedImageError as error:
-            raise RefusedError(400, "The file is no PNG, JPEG, WebP, BMP or GIF image: send one of these.") from error
+            raise RefusedError(
+                400, "The file is not a PNG, JPEG, WebP, BMP or GIF image: send one of these."
+            ) from error
         except Exception as error:  # Pillow raises anything for a damaged file
             reason = " ".join((str(error) or type(error).__name__).split())
             raise RefusedError(400, f"The image cannot be used ({reason}): send another one.") from error
 
     def answer(self, question: Question) -> dict[str, Any]:
-        """Adapts to the examples, and returns the probabilities of the classes after some of the steps.
+        """Adapts to the examples, and returns the probabilities of the classes after each of `steps`.
 
         Returns:
-            `steps`; `alone`, probabilities [queries][steps][classes] that depend on one query and the examples
-            (inductive); `together`, those with all queries in one batch (transductive), None where there is one query.
+            `steps`; `alone`, probabilities [queries][steps][classes], each from one query and the examples (inductive);
+            `together`, probabilities with all queries in one batch (transductive), or None if there is only one query.
 
         Raises:
-            RefusedError: 400, these weights cannot learn from these examples.
+            RefusedError: 400: these weights cannot learn from these examples.
         """
         counts = tuple(len(images) for images in question.support)
         try:
@@ -132,7 +134,7 @@ class Answers:
         }
 
     def _learn(self, support: bytes, counts: tuple[int, ...]) -> list[Adapted]:
-        """The network after each of the steps, from all pixels of the examples and how many there are of each class."""
+        """Returns the network after each of `steps`, from the pixels of all examples and their number in each class."""
         pixels = np.frombuffer(support, np.uint8).reshape(-1, *self.shape)
         return self.learner.trace(self._units(pixels), np.repeat(np.arange(len(counts)), counts), self.steps)
 
@@ -145,5 +147,5 @@ def _rounded(probabilities: np.ndarray) -> list[Any]:
 
 
 def silence_warnings() -> None:
-    """Leaves out what Pillow has to say of other people's images."""
+    """Hides Pillow's warnings about the images that people send."""
     warnings.filterwarnings("ignore", module="PIL")

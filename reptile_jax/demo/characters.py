@@ -1,4 +1,4 @@
-"""Test characters for the page to load: of the data that trained the weights if it is on this disk, else of glyphs."""
+"""Test characters for the page, from the training data of the weights if it is on this disk, otherwise from glyphs."""
 
 from typing import Any, NamedTuple
 
@@ -7,16 +7,16 @@ from ml_collections import ConfigDict
 
 from reptile_jax.data import DATA_SETS, DataError, Images, num_train, split
 
-DRAWINGS = 10  # of each character that is handed out: five examples and five queries
+DRAWINGS = 10  # of each character that the page gets: five examples and five queries
 
 
 class TestCharacters(NamedTuple):
     """Characters that no weights were trained on.
 
     Attributes:
-        label: what data they are of, as people call it.
+        label: the name of the data set, for people.
         images: the data.
-        classes: the test characters, by their place in the data, int [characters].
+        classes: the positions of the test characters in the data, int [characters].
     """
 
     label: str
@@ -24,7 +24,7 @@ class TestCharacters(NamedTuple):
     classes: np.ndarray
 
     def some(self, count: int, seed: int) -> list[dict[str, Any]]:
-        """Draws distinct characters at random: the `name` of each, and uint8 `drawings` [10, 28, 28, 1]."""
+        """Draws different characters at random; each has a `name` and uint8 `drawings` [10, 28, 28, 1]."""
         rng = np.random.default_rng(seed)
         found = []
         for index in rng.choice(self.classes, count, replace=False):
@@ -34,13 +34,13 @@ class TestCharacters(NamedTuple):
 
 
 def load(config: ConfigDict) -> TestCharacters | None:
-    """Loads test characters; downloads nothing.
+    """Loads test characters, and downloads nothing.
 
     Args:
-        config: of the weights.
+        config: the config of the weights.
 
     Returns:
-        None where the weights are for photographs.
+        The test characters; None if the weights are for photographs.
     """
     data = config.data
     if DATA_SETS[data.name].scale != 1:
@@ -56,7 +56,7 @@ def load(config: ConfigDict) -> TestCharacters | None:
 
 
 def _omniglot_is_there(data: ConfigDict) -> bool:
-    from reptile_jax.data import omniglot  # here, because TFDS takes seconds to import
+    from reptile_jax.data import omniglot  # imported here, because TFDS takes seconds to import
 
     return omniglot.is_prepared(data.dir)
 

@@ -1,4 +1,4 @@
-"""What every request passes first: whose page it comes from, how many there are of one address, and safe headers."""
+"""Checks every request first: where its page comes from, and how many requests its address sends."""
 
 import ipaddress
 import time
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-ADDRESSES = 1024  # whose rates are remembered
+ADDRESSES = 1024  # number of addresses whose rates are remembered
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -22,23 +22,23 @@ HEADERS = {
 
 
 class Guard:
-    """Refuses what another site's page sends through a person's browser, and more requests than a page has need of."""
+    """Refuses requests that another site's page sends through a person's browser, and too many requests."""
 
     def __init__(self, app: ASGIApp, host: str, rate: float, burst: int) -> None:
-        """Takes the app, the host that it is bound to, and how often an address may ask.
+        """Takes the app, the host that it is bound to, and the limits for one address.
 
         Args:
-            app: to guard.
-            host: beside addresses and localhost the one name that a browser may know this server by. A site that
-                lets its own name lead here (DNS rebinding) sends that name.
-            rate: requests in a second, in the long run.
-            burst: requests at once.
+            app: the app to guard.
+            host: the only name, besides addresses and localhost, by which a browser may call this server. A site whose
+                own name leads here (DNS rebinding) sends another name.
+            rate: the requests per second that an address may send in the long run.
+            burst: the requests that an address may send at once.
         """
         self._app, self._host, self._rate, self._burst = app, host, rate, burst
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # requests left, and when they were counted
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # requests left, and the time of that count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request itself, or lets it through."""
+        """Refuses a request, or passes it on to the app."""
 
         async def send_safely(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -51,12 +51,14 @@ class Guard:
             return
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if not self._is_own(headers.get(b"host", "")):
-            sentence = "The Host of this request is no name of this server: open the address that it printed."
+            sentence = (
+                "The Host of this request is not a name of this server: open the address that the server printed."
+            )
             await refused(403, sentence)(scope, receive, send_safely)
         elif headers.get(b"origin", "http://" + headers[b"host"]) != "http://" + headers[b"host"]:
             await refused(403, "This request comes from another site's page.")(scope, receive, send_safely)
         elif not self._has_left(scope["client"][0] if scope["client"] else ""):
-            await refused(429, "These are too many requests: wait a second.")(scope, receive, send_safely)
+            await refused(429, "There are too many requests: wait a second.")(scope, receive, send_safely)
         else:
             await self._app(scope, receive, send_safely)
 

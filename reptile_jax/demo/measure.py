@@ -1,8 +1,8 @@
-"""How long it is from a stroke to the answer, by a running server:
+"""Measures how long a running server takes from a stroke to the answer:
 
 python -m reptile_jax.demo.measure [WEIGHTS]
 
-prints medians and slowest, for the shipped 5-way weights unless others are named.
+prints the medians and the slowest times, for the shipped 5-way weights if no others are named.
 """
 
 import http.client
@@ -29,14 +29,14 @@ ROUNDS = 20
 def measure(named: str) -> None:
     """Prints a line for each number of examples of five classes.
 
-    A query: its image is prepared and asked about, among examples that are known. An example: the same of an example
-    that is new, so that the network learns anew. Both are requests that go through a socket.
+    For a query, its image is prepared and a question is asked with examples that the server knows. For an example, one
+    example is replaced, so that the network learns again. All requests go through a socket.
 
     Args:
         named: trained weights, as `pretrained.load` takes them.
 
     Raises:
-        CheckpointError, WeightsError, ConfigError: what `Answers` raises.
+        CheckpointError, WeightsError, ConfigError: as `Answers`.
     """
     answers, rng = Answers(named), np.random.default_rng(0)
     with running(app(answers, None, "127.0.0.1")) as port:
@@ -58,7 +58,7 @@ def measure(named: str) -> None:
 
 
 def _prepared(connection: http.client.HTTPConnection, rng: np.random.Generator) -> str:
-    """A few random lines, as the page sends a drawing, prepared by the server."""
+    """Returns a drawing of random lines, which is sent as the page sends one, and which the server has prepared."""
     image = Image.new("L", (280, 280), 255)
     ImageDraw.Draw(image).line([tuple(x) for x in rng.integers(20, 260, (6, 2)).tolist()], 0, 15)
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The page in a real browser: drawn on by pointer events and keys, asked, and left alone by its server."""
+"""Tests the page in a real browser: drawing with the pointer and keys, the answers, and a server that stops."""
 
 import os
 from pathlib import Path
@@ -41,7 +41,7 @@ def demo(tmp_path_factory):
 
 @pytest.fixture
 def page(driver, demo):
-    """The page, fresh."""
+    """Opens the page anew."""
     driver.get(demo.address)
     until(driver, "return document.querySelectorAll('#rows li').length === 5")
     yield driver
@@ -67,14 +67,14 @@ def one(driver, selector):
 
 
 def shown(driver):
-    """The name that the page gives, and the probabilities of the table's columns."""
+    """Returns the name that the page shows, and the probabilities in the columns of the table."""
     settled(driver)
     rows = [[x.text for x in every(row, "td")] for row in every(driver, ".bars tbody tr")]
     return one(driver, ".winner strong").text, np.array([[float(x.split()[0]) for x in row] for row in rows])
 
 
 def characters():
-    """Test characters, of Omniglot where its archives are: uint8 [characters, 20, 28, 28]."""
+    """Returns test characters, from Omniglot if its archives are there: uint8 [characters, 20, 28, 28]."""
     if not ARCHIVES:
         images = DATA_SETS["glyphs"].load(None)
         chosen = split(images, glyphs.TRAIN_CHARACTERS, 0, 0)["test"]
@@ -113,7 +113,7 @@ def test_answers_follow_every_stroke_undo_and_clear(page):
     assert len(every(page, ".bars tbody tr")) == 5
     name, loaded = shown(page)
     assert name in tuple("ABCDE") and abs(loaded.sum() - 100) < 3
-    pad = every(page, PADS.format(1))[1]  # the next empty one
+    pad = every(page, PADS.format(1))[1]  # the next empty pad
     browser.draw(page, pad, [[(0.2, 0.2), (0.8, 0.8), (0.2, 0.8)]])
     first = shown(page)[1]
     browser.draw(page, pad, [[(0.5, 0.1), (0.5, 0.9)]])
@@ -211,7 +211,7 @@ def test_a_server_that_goes_away_is_said_and_comes_back(driver, tmp_path):
     assert "The server has gone away" in one(driver, "#gone").text
     demo = browser.Demo("omniglot_5way", port, tmp_path)
     until(driver, "return document.getElementById('gone').hidden && document.querySelector('.winner')")
-    assert shown(driver)[0] == "B"  # what was drawn meanwhile is asked, and nothing was lost
+    assert shown(driver)[0] == "B"  # the page asks about what was drawn in the meantime, and nothing is lost
     demo.end()
 
 
@@ -249,7 +249,7 @@ def test_weights_for_photographs_take_files_and_drops(driver, tmp_path):
     (tmp_path / "no.png").write_bytes(b"no image")
     one(driver, "#rows li:nth-child(1) .tile:last-child input[type=file]").send_keys(str(tmp_path / "no.png"))
     until(driver, "return document.querySelector('.problem:not(:empty)')")
-    assert "no PNG, JPEG, WebP, BMP or GIF image" in one(driver, ".problem:not(:empty)").text
+    assert "not a PNG, JPEG, WebP, BMP or GIF image" in one(driver, ".problem:not(:empty)").text
     assert shown(driver)[0] == "B"
     demo.end()
 

@@ -1,4 +1,4 @@
-"""The page's server: static files, and the requests of `answers` as JSON, each computed in a thread."""
+"""The page's server: it serves static files, and answers requests as JSON; threads compute the answers."""
 
 import asyncio
 import base64
@@ -29,27 +29,27 @@ from reptile_jax.demo.answers import EXAMPLES, QUERIES, Answers, Question, Refus
 from reptile_jax.demo.limits import Guard, refused
 
 STATIC = Path(__file__).parent / "static"
-FILE_BYTES = 20 * 2**20  # of the largest image file
+FILE_BYTES = 20 * 2**20  # size of the largest image file
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif")
-SECONDS = 10.0  # for a request's body to arrive
-THREADS, WAITING = 2, 16  # requests computed at once, and those that are let in
-RATE, BURST = 60.0, 120  # requests of one address: in a second, and at once
+SECONDS = 10.0  # the time in which a request's body must arrive
+THREADS, WAITING = 2, 16  # requests that are computed at once, and requests that are accepted
+RATE, BURST = 60.0, 120  # requests from one address, per second and at once
 
 
 class Server:
-    """The requests of all pages."""
+    """Answers the requests of all pages."""
 
     def __init__(self, answers: Answers, test_characters: characters.TestCharacters | None) -> None:
-        """Takes what answers, and the characters to hand out; None: there are none."""
+        """Takes the weights that answer, and the characters that pages can load; None: there are no characters."""
         self._answers, self._characters = answers, test_characters
         self._threads = ThreadPoolExecutor(THREADS)
         self._let_in = 0
-        self._asking: set[str] = set()  # pages
+        self._asking: set[str] = set()  # pages that wait for an answer
         values = int(np.prod(answers.shape))
         self._most_bytes = 10_000 + (answers.classes * EXAMPLES + QUERIES) * (values * 4 // 3 + 10)
 
     async def about(self, _: Request) -> Response:
-        """GET: what the page has to know of the weights."""
+        """GET: what the page needs to know about the weights."""
         size, _, channels = self._answers.shape
         return JSONResponse(
             {
@@ -63,19 +63,19 @@ class Server:
         """GET ?seed=: test characters, each with its `name` and `drawings`."""
         seed = request.query_params.get("seed", "")
         if not seed.isdecimal() or len(seed) > 10:
-            raise RefusedError(400, f"seed={seed[:20]} is no number: give one of at most ten digits.")
+            raise RefusedError(400, f"seed={seed[:20]} is not a number: give one of at most ten digits.")
         if self._characters is None:
-            raise RefusedError(404, "These weights are for photographs, and there are no characters to load.")
+            raise RefusedError(404, "These weights are for photographs, so there are no characters to load.")
         some = await self._in_thread(self._characters.some, self._answers.classes, int(seed))
         return JSONResponse([x | {"drawings": [_text(drawing) for drawing in x["drawings"]]} for x in some])
 
     async def prepare(self, request: Request) -> Response:
-        """POST an image file: its prepared `pixels`."""
+        """POST an image file: returns its prepared `pixels`."""
         file = await _body(request, IMAGE_TYPES, FILE_BYTES)
         return JSONResponse({"pixels": _text(await self._in_thread(self._answers.prepare, file))})
 
     async def answer(self, request: Request) -> Response:
-        """POST {page, support, queries}: what `Answers.answer` returns. One of a page at a time."""
+        """POST {page, support, queries}: returns what `Answers.answer` returns. A page asks one question at a time."""
         body = await _body(request, ("application/json",), self._most_bytes)
         question = parsed(body, self._answers)
         if question.page in self._asking:
@@ -88,12 +88,12 @@ class Server:
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         if self._let_in >= WAITING:
-            raise RefusedError(503, f"The server has {WAITING} requests to compute: ask again in a second.")
+            raise RefusedError(503, f"The server already has {WAITING} requests to compute: ask again in a second.")
         self._let_in += 1
         work = self._threads.submit(function, *arguments)
         loop = asyncio.get_running_loop()
         work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._let_out))
-        return await asyncio.shield(asyncio.wrap_future(work))  # a thread does not stop where a client has gone
+        return await asyncio.shield(asyncio.wrap_future(work))  # the thread goes on even if the client has left
 
     def _let_out(self) -> None:
         self._let_in -= 1
@@ -103,31 +103,33 @@ def parsed(body: bytes, answers: Answers) -> Question:
     """Reads a question.
 
     Args:
-        body: JSON: `page`, what the page calls itself; `support`, for each class a list of images; `queries`, images.
-            An image is the base64 of its prepared pixels.
-        answers: whose limits it has to keep.
+        body: JSON with `page`, the name by which the page identifies itself; `support`, a list of images for each
+            class; and `queries`, a list of images. An image is its prepared pixels in base64.
+        answers: the weights, which set the limits.
 
     Raises:
-        RefusedError: 400, something is missing, of another kind or size, or too many.
+        RefusedError: 400: something is missing, has another type or size, or there is too much of it.
     """
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise RefusedError(400, "The body is no JSON: send an object with page, support and queries.") from error
+        raise RefusedError(400, "The body is not JSON: send an object with page, support and queries.") from error
     if not isinstance(found, dict) or found.keys() != {"page", "support", "queries"}:
         raise RefusedError(400, "The body is another object: send page, support and queries.")
     page, support = found["page"], found["support"]
     if not isinstance(page, str) or not 1 <= len(page) <= 64:
-        raise RefusedError(400, "page is no text of 1 to 64 characters: send the same one with every question.")
+        raise RefusedError(400, "page is not a text of 1 to 64 characters: send the same text with every question.")
     if not isinstance(support, list) or not 2 <= len(support) <= answers.classes:
-        raise RefusedError(400, f"support is no list of 2 to {answers.classes} classes: send one for each class.")
+        raise RefusedError(
+            400, f"support is not a list of 2 to {answers.classes} classes: send a list of images for each class."
+        )
     of_classes = [_images(f"support[{i}]", images, EXAMPLES, answers) for i, images in enumerate(support)]
     return Question(page, of_classes, _images("queries", found["queries"], QUERIES, answers))
 
 
 def _images(field: str, texts: Any, most: int, answers: Answers) -> np.ndarray:
     if not isinstance(texts, list) or not 1 <= len(texts) <= most:
-        raise RefusedError(400, f"{field} is no list of 1 to {most} images: send as many.")
+        raise RefusedError(400, f"{field} is not a list of 1 to {most} images: send one.")
     return np.stack([_pixels(f"{field}[{i}]", text, answers) for i, text in enumerate(texts)])
 
 
@@ -136,11 +138,11 @@ def _pixels(field: str, text: Any, answers: Answers) -> np.ndarray:
     try:
         pixels = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
     except (TypeError, ValueError, binascii.Error) as error:
-        raise RefusedError(400, f"{field} is no base64: send what /api/prepare gives.") from error
+        raise RefusedError(400, f"{field} is not base64: send what /api/prepare gives.") from error
     if pixels.size != values:
-        raise RefusedError(400, f"{field} has {pixels.size} values and not {values}: send what /api/prepare gives.")
+        raise RefusedError(400, f"{field} has {pixels.size} values instead of {values}: send what /api/prepare gives.")
     if answers.drawings and not (pixels.min() == 0 and pixels.max() == 1):
-        raise RefusedError(400, f"{field} is no ink (0) on paper (1): send what /api/prepare gives.")
+        raise RefusedError(400, f"{field} is not ink (0) on paper (1): send what /api/prepare gives.")
     return pixels.reshape(answers.shape)
 
 
@@ -149,10 +151,10 @@ def _text(pixels: np.ndarray) -> str:
 
 
 async def _body(request: Request, types: tuple[str, ...], most: int) -> bytes:
-    """Reads a body of one of some types, of at most so many bytes."""
+    """Reads a body that has one of the types and at most `most` bytes."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in types:
-        raise RefusedError(415, f"The content type {kind[:60]!r} is not taken: send {' or '.join(types)}.")
+        raise RefusedError(415, f"The content type {kind[:60]!r} is not accepted: send {' or '.join(types)}.")
     too_large = RefusedError(413, f"The body is larger than {most:,} bytes: send less.")
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length[:20]) > most:
@@ -176,7 +178,7 @@ def app(
     rate: float = RATE,
     burst: int = BURST,
 ) -> Starlette:
-    """Returns the application; `host`, `rate` and `burst` are those of `Guard`."""
+    """Returns the application; `host`, `rate` and `burst` are as in `Guard`."""
     server = Server(answers, test_characters)
     return Starlette(
         routes=[
@@ -190,8 +192,8 @@ def app(
         exception_handlers={
             RefusedError: lambda _, error: refused(error.status, str(error)),
             HTTPException: lambda _, error: refused(error.status_code, f"{error.detail}."),
-            ClientDisconnect: lambda *_: Response(status_code=400),  # nobody is there to read it
-            Exception: lambda *_: refused(500, "The server could not compute this: its terminal says why."),
+            ClientDisconnect: lambda *_: Response(status_code=400),  # nobody will read it
+            Exception: lambda *_: refused(500, "The server could not compute this: the reason is in its terminal."),
         },
     )
 
@@ -201,11 +203,11 @@ def serve(named: str, host: str, port: int) -> None:
 
     Args:
         named: trained weights, as `pretrained.load` takes them.
-        host: name or address to bind to.
-        port: to listen at.
+        host: the name or address to bind to.
+        port: the port to listen on.
 
     Raises:
-        ConfigError: the address cannot be bound to, or the weights are not for images.
+        ConfigError: the server cannot listen on this address, or the weights are not for images.
         CheckpointError, WeightsError: there are no such weights, or they are damaged.
     """
     silence_warnings()
@@ -216,13 +218,13 @@ def serve(named: str, host: str, port: int) -> None:
         shown = f"[{host}]" if ":" in host else host
         print(f"Open http://{shown}:{port} in a browser; Ctrl-C ends it", flush=True)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # uvicorn has its own, and raises the signal again when it is done
+            signal.signal(number, signal.SIG_IGN)  # uvicorn handles it, and raises it again at its end
         _server(application).run(sockets=[listening])
 
 
 @contextlib.contextmanager
 def running(application: Starlette) -> Iterator[int]:
-    """Serves an application in a thread, on this machine alone, and gives the port."""
+    """Serves an application in a thread, only on this machine, and yields the port."""
     with contextlib.closing(bound("127.0.0.1", 0)) as listening:
         server = _server(application)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -243,14 +245,16 @@ def _server(application: Starlette) -> uvicorn.Server:
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """Returns a socket that is bound to an address; port 0 is any that is free.
+    """Returns a socket that is bound to an address; port 0 means any free port.
 
     Raises:
-        ConfigError: it is taken, or no address of this machine.
+        ConfigError: the address is in use, or it is not an address of this machine.
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"host={host} port={port} cannot be listened at ({reason}): give another one") from error
+        raise ConfigError(
+            f"the server cannot listen on host={host} port={port} ({reason}): give another one"
+        ) from error

@@ -1,4 +1,4 @@
-"""The page's server through real sockets: what it answers, and what it refuses without breaking."""
+"""Tests the page's server through real sockets: its answers, and that bad requests are refused without harm."""
 
 import base64
 import http.client
@@ -39,7 +39,7 @@ def port(answers, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drawings():
-    """Held-out glyphs: uint8 [5, 20, 28, 28, 1]."""
+    """Returns held-out glyphs: uint8 [5, 20, 28, 28, 1]."""
     images = DATA_SETS["glyphs"].load(None)
     chosen = split(images, glyphs.TRAIN_CHARACTERS, 0, 0)["test"][:5]
     return images.pixels[images.first[chosen][:, None] + np.arange(glyphs.DRAWINGS)]
@@ -112,19 +112,19 @@ BAD = [
     ("GET", "/../server.py", None, {}, 404, "Not Found"),
     ("GET", "/api/answer", None, {}, 404, "Not Found"),
     ("POST", "/", b"", {}, 405, "Method Not Allowed"),
-    ("GET", "/api/characters", None, {}, 400, "seed= is no number"),
-    ("GET", "/api/characters?seed=-1", None, {}, 400, "seed=-1 is no number"),
-    ("POST", "/api/prepare", b"?", {"Content_Type": "text/html"}, 415, "'text/html' is not taken: send image/png"),
-    ("POST", "/api/prepare", b"?", {}, 415, "'' is not taken"),
-    ("POST", "/api/prepare", b"", {"Content_Type": "image/png"}, 400, "no PNG, JPEG, WebP, BMP or GIF image"),
+    ("GET", "/api/characters", None, {}, 400, "seed= is not a number"),
+    ("GET", "/api/characters?seed=-1", None, {}, 400, "seed=-1 is not a number"),
+    ("POST", "/api/prepare", b"?", {"Content_Type": "text/html"}, 415, "'text/html' is not accepted: send image/png"),
+    ("POST", "/api/prepare", b"?", {}, 415, "'' is not accepted"),
+    ("POST", "/api/prepare", b"", {"Content_Type": "image/png"}, 400, "not a PNG, JPEG, WebP, BMP or GIF image"),
     ("POST", "/api/prepare", png(house())[:300], {"Content_Type": "image/png"}, 400, "cannot be used"),
-    ("POST", "/api/prepare", png(Image.new("L", (9, 9))), {"Content_Type": "image/png"}, 400, "one brightness alone"),
+    ("POST", "/api/prepare", png(Image.new("L", (9, 9))), {"Content_Type": "image/png"}, 400, "only one brightness"),
     ("POST", "/api/prepare", png(Image.new("1", (9000, 9000))), {"Content_Type": "image/png"}, 413, "of at most"),
     ("POST", "/api/prepare", bytes(21 * 2**20), {"Content_Type": "image/png"}, 413, "larger than 20,971,520 bytes"),
     ("POST", "/api/answer", b"{}", {"Content_Type": "image/png"}, 415, "send application/json"),
-    ("POST", "/api/answer", b"{", JSON, 400, "no JSON"),
-    ("POST", "/api/answer", b"[" * 30000, JSON, 400, "no JSON"),
-    ("POST", "/api/answer", b"\xff\xfe", JSON, 400, "no JSON"),
+    ("POST", "/api/answer", b"{", JSON, 400, "not JSON"),
+    ("POST", "/api/answer", b"[" * 30000, JSON, 400, "not JSON"),
+    ("POST", "/api/answer", b"\xff\xfe", JSON, 400, "not JSON"),
     ("POST", "/api/answer", b"[1]", JSON, 400, "another object"),
     ("POST", "/api/answer", bytes(2**20), JSON, 413, "The body is larger than"),
 ]  # fmt: skip
@@ -141,15 +141,15 @@ def test_questions_of_another_shape(port, drawings):
     good = question(drawings)
     one = good["support"][0][0]
     for change, words in (
-        ({"page": ""}, "page is no text of 1 to 64 characters"), ({"page": 3}, "page is no text"),
-        ({"support": [[one]]}, "support is no list of 2 to 5 classes"), ({"support": 6 * [[one]]}, "2 to 5 classes"),
-        ({"support": {"a": [one]}}, "2 to 5 classes"), ({"support": [[one], []]}, "support[1] is no list of 1 to 5"),
-        ({"support": [[one], 6 * [one]]}, "support[1] is no list of 1 to 5 images"),
-        ({"queries": []}, "queries is no list of 1 to 8 images"), ({"queries": 9 * [one]}, "1 to 8 images"),
-        ({"queries": [one[:-4]]}, "queries[0] has 783 values and not 784"), ({"queries": ["é"]}, "is no base64"),
-        ({"queries": [7]}, "queries[0] is no base64"), ({"queries": [None]}, "is no base64"),
-        ({"queries": [text(np.full(784, 255, np.uint8))]}, "queries[0] is no ink (0) on paper (1)"),
-        ({"queries": [text(np.ones(784, np.uint8))]}, "is no ink (0) on paper (1)"),
+        ({"page": ""}, "page is not a text of 1 to 64 characters"), ({"page": 3}, "page is not a text"),
+        ({"support": [[one]]}, "support is not a list of 2 to 5 classes"), ({"support": 6 * [[one]]}, "2 to 5 classes"),
+        ({"support": {"a": [one]}}, "2 to 5 classes"), ({"support": [[one], []]}, "support[1] is not a list of 1 to 5"),
+        ({"support": [[one], 6 * [one]]}, "support[1] is not a list of 1 to 5 images"),
+        ({"queries": []}, "queries is not a list of 1 to 8 images"), ({"queries": 9 * [one]}, "1 to 8 images"),
+        ({"queries": [one[:-4]]}, "queries[0] has 783 values instead of 784"), ({"queries": ["é"]}, "is not base64"),
+        ({"queries": [7]}, "queries[0] is not base64"), ({"queries": [None]}, "is not base64"),
+        ({"queries": [text(np.full(784, 255, np.uint8))]}, "queries[0] is not ink (0) on paper (1)"),
+        ({"queries": [text(np.ones(784, np.uint8))]}, "is not ink (0) on paper (1)"),
         ({"more": 1}, "another object"),
     ):  # fmt: skip
         status, found, _ = ask(port, "POST", "/api/answer", json.dumps(good | change), **JSON)
@@ -205,12 +205,12 @@ def test_clients_that_leave_or_say_no_http(port, drawings):
     ):  # fmt: skip
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.sendall(sent)
-    body = json.dumps(question(drawings, page="another"))  # the first may still have its own computed
+    body = json.dumps(question(drawings, page="another"))  # the answer for the first page may still be in progress
     assert ask(port, "POST", "/api/answer", body, **JSON)[0] == 200
 
 
 class Waiting(Answers):
-    """Answers when it may."""
+    """Answers only when the test allows it."""
 
     def __init__(self, answers):
         self.__dict__.update(answers.__dict__)
@@ -235,7 +235,7 @@ def test_one_question_of_a_page_at_a_time_and_several_pages(answers, drawings):
         first = [pages.submit(asked, f"page {i}") for i in range(server.WAITING)]
         for _ in range(server.THREADS):  # several are computed at once
             assert waiting.begun.acquire(timeout=60)
-        while True:  # until all the others are let in
+        while True:  # until all the other requests are accepted
             status, found, _ = asked("page 0")
             assert status == 429 and "a question that is not answered yet" in found["error"]
             status, found, headers = ask(port, "POST", "/api/prepare", png(house()), Content_Type="image/png") if (

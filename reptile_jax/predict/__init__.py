@@ -1,1 +1,1 @@
-"""Trained initialisations on classes of one's own."""
+"""Uses trained initialisations for a person's own classes."""

@@ -1,7 +1,7 @@
-"""The file (safetensors) of a network that has learned the classes of a support set.
+"""Reads and writes the file (safetensors) of a network that has learned the classes of a support set.
 
-Keys: `params/LAYER/NAME`, the adapted weights, and `support`, the pixels they were adapted to.
-Metadata: `config`, every field of the run that trained the initialisation, and `classes`, the labels; both JSON.
+Keys: `params/LAYER/NAME` has the adapted weights, and `support` has the pixels that they were adapted to.
+Metadata, in JSON: `config` has every field of the run that trained the initialisation, and `classes` has the labels.
 """
 
 import json
@@ -25,7 +25,7 @@ from reptile_jax.tasks import kind_of
 
 
 class Content(NamedTuple):
-    """What the file holds: the weights' config, the adapted weights, the support set's pixels, the sorted labels."""
+    """The contents of the file: the weights' config, adapted weights, pixels of the support set, and sorted labels."""
 
     config: ConfigDict
     phi: Params
@@ -34,11 +34,11 @@ class Content(NamedTuple):
 
 
 def save(path: str | Path, content: Content) -> None:
-    """Writes the file whole, in place of another.
+    """Writes the file, and replaces an existing one only when the new file is complete.
 
     Raises:
-        WeightsError: its name has another ending.
-        OSError: it cannot be written.
+        WeightsError: the name does not end in .safetensors.
+        OSError: the file cannot be written.
     """
     file = Path(path)
     if file.suffix != ".safetensors":
@@ -54,7 +54,7 @@ def load(path: str | Path) -> Content:
     """Reads the file.
 
     Raises:
-        WeightsError: there is no such file, it is damaged, or holds something else.
+        WeightsError: there is no such file, it is damaged, or it holds something else.
     """
     try:
         with safe_open(path, "numpy") as file:

@@ -1,4 +1,4 @@
-"""Shipped weights on drawings of test characters of real Omniglot, redrawn larger, smaller and with other pens."""
+"""Tests shipped weights on test characters of real Omniglot, redrawn larger, smaller and with other pens."""
 
 import io
 import os
@@ -20,7 +20,7 @@ CHARACTERS, DRAWINGS, TASKS = 20, 6, 30
 
 
 def originals(names):
-    """One-bit images of 105x105, [characters][drawings]."""
+    """Returns one-bit images of 105x105, [characters][drawings]."""
     found = {}
     for archive in (BACKGROUND, EVALUATION):
         with zipfile.ZipFile(Path(ARCHIVES, archive.file_name)) as file:
@@ -32,7 +32,7 @@ def originals(names):
 
 
 def redrawn(image, size, pen):
-    """The character by another pen, on another canvas."""
+    """Redraws a character with another pen on another canvas."""
     lines = skeleton(~np.asarray(image))
     canvas = Image.new("L", (size, size), 255)
     brush, scale = ImageDraw.Draw(canvas), size / 105
@@ -46,7 +46,7 @@ def redrawn(image, size, pen):
 
 
 def accuracy(learner, drawings):
-    """5-way 1-shot, in per cent: the same tasks for all, drawings [characters, drawings, 28, 28]."""
+    """Returns the 5-way 1-shot accuracy in per cent, on the same tasks in each call; [characters, drawings, 28, 28]."""
     rng, right = np.random.default_rng(0), []
     for _ in range(TASKS):
         chosen = rng.choice(CHARACTERS, 5, replace=False)
@@ -70,7 +70,7 @@ def test_the_pen_and_the_size_cost_little():
         return np.asarray(image.convert("1", dither=Image.Dither.NONE).resize((28, 28)), np.uint8)
 
     def on_a_page(image, share):
-        """Small, somewhere on a larger page; of 1 the character alone, which fills the picture."""
+        """Puts the drawing somewhere on a larger page; if `share` is 1, the character fills the picture."""
         drawing = redrawn(image, 400, 20)
         if share == 1:
             return drawing.crop(ImageOps.invert(drawing).getbbox())

@@ -1,4 +1,4 @@
-"""Predictions for image files: learns the classes that folders name, and writes the class of every query."""
+"""Predictions for image files: learns a class from each folder, and writes the class of every query."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ from reptile_jax.predict.pictures import query_files, support_files
 
 
 class Row(NamedTuple):
-    """One class of one query, and how probable it is."""
+    """One class of one query, and its probability."""
 
     file: str
     label: str
@@ -30,14 +30,14 @@ def predict(pretrained: str, support: str, queries: Sequence[str], output: str |
 
     Args:
         pretrained: trained weights, as `pretrained.load` names them.
-        support: folder that holds a folder of images for each class.
-        queries: image files, and folders of them.
-        output: file to write in place of the rows on the terminal, *.csv or *.jsonl; nothing else is written.
-        top: classes of every query, the most probable one first.
+        support: a folder that holds a folder of images for each class.
+        queries: image files, and folders of image files.
+        output: a file, *.csv or *.jsonl, that gets the rows instead of the terminal; no other file is written.
+        top: the number of classes to show for every query, the most probable one first.
 
     Raises:
         ConfigError: the output cannot be written, or the weights cannot learn these classes.
-        DataError: a folder is missing or empty, or a file is no image.
+        DataError: a folder is missing or empty, or a file is not an image.
         CheckpointError, WeightsError: there are no such weights, or they are damaged.
     """
     file = _output(output)
@@ -57,7 +57,7 @@ def predict(pretrained: str, support: str, queries: Sequence[str], output: str |
         replace_text(file, text)
     except OSError as error:
         raise ConfigError(f"output={output} cannot be written ({error.strerror}): name another file") from error
-    print(f"{len(wanted)} images, their classes are in {output}")
+    print(f"{len(wanted)} images; their classes are in {output}")
 
 
 def rows(adapted: Adapted, files: Sequence[Path], top: int) -> Iterator[Row]:
@@ -69,7 +69,7 @@ def rows(adapted: Adapted, files: Sequence[Path], top: int) -> Iterator[Row]:
 
 
 def _output(output: str | None) -> Path | None:
-    """Checks the file to write before anything is computed."""
+    """Returns the file to write, and checks it before anything is computed."""
     if output is None:
         return None
     file = Path(output).expanduser()
@@ -81,7 +81,7 @@ def _output(output: str | None) -> Path | None:
 
 
 def _text(found: Iterator[Row], ending: str) -> str:
-    """Returns rows as CSV with a header, or as one JSON object a line."""
+    """Returns the rows as CSV with a header, or as one JSON object per line."""
     names = ("file", "class", "probability")
     if ending == ".jsonl":
         return "".join(f"{json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False)}\n" for row in found)

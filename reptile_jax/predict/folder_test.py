@@ -1,4 +1,4 @@
-"""--mode=predict, through main.py, against a plain loop and against the learner on arrays."""
+"""Compares --mode=predict, run by main.py, with a plain loop and with the learner on arrays."""
 
 import csv
 import io
@@ -27,7 +27,7 @@ SIZE = 16
 
 
 def photographs(names, count, seed):
-    """Files "NAME/number": noise around a colour of the class, in five formats and of several sizes."""
+    """Returns files "NAME/number" in five formats and several sizes, with noise around a colour of the class."""
     contents = {}
     for name in names:
         colour = pixels((7, *name.encode()), 1, 1) // 2
@@ -39,7 +39,7 @@ def photographs(names, count, seed):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A short run on photographs."""
+    """Trains a short run on photographs."""
     folder = tmp_path_factory.mktemp("trained")
     write_folder(folder / "images", photographs([f"c{i}" for i in range(9)], 6, 0))
     config = own_images.get_config()
@@ -52,13 +52,13 @@ def weights(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         train_and_evaluate(config, folder / "run")
-    shutil.rmtree(folder / "images")  # a prediction has no need of them
+    shutil.rmtree(folder / "images")  # a prediction does not need them
     return folder / "run"
 
 
 @pytest.fixture
 def place(tmp_path):
-    """Three classes of which one has a comma and one an umlaut in its name, and queries of each."""
+    """Writes three classes, one with a comma and one with an umlaut in its name, and queries of each."""
     names = ["apple, green", "bür", "cat"]
     write_folder(tmp_path / "support", photographs(names, 3, 1))
     write_folder(tmp_path / "queries", {f"more/{name}" if name[0] == "c" else name.replace("/", "_"): data
@@ -74,12 +74,12 @@ def predict(place, weights, *flags, queries="queries"):
 
 
 def prepared(files):
-    """By Pillow alone: [n, size, size, 3], 0 to 255."""
+    """Prepares images with only Pillow: [n, size, size, 3], 0 to 255."""
     return np.stack([np.asarray(Image.open(f).convert("RGB").resize((SIZE, SIZE), Image.BICUBIC)) for f in files])
 
 
 def by_hand(named, support, labels, queries, outputs):
-    """Probabilities [queries, outputs], by Adam's formula, step by step, and the softmax's."""
+    """Returns probabilities [queries, outputs] from the formulas of Adam, step by step, and of softmax."""
     config, states = pretrained.load(named)
     apply = jax.jit(network_of(config).apply)
     phi, v, t = (
@@ -120,7 +120,7 @@ def test_every_output_is_what_a_plain_loop_and_the_learner_give(place, weights):
     names = np.array(["apple, green", "bür", "cat"])
 
     written = predict(place, weights, "--top=9", "--output=out.csv")
-    assert written.returncode == 0 and written.stdout.splitlines()[1] == "6 images, their classes are in out.csv"
+    assert written.returncode == 0 and written.stdout.splitlines()[1] == "6 images; their classes are in out.csv"
     assert sorted(place.rglob("*")) == sorted([*before, place / "out.csv"])
     rows = list(csv.DictReader(io.StringIO((place / "out.csv").read_text())))
     assert [row["file"] for row in rows[::3]] == [str(file.relative_to(place)) for file in queries]
@@ -139,7 +139,7 @@ def test_every_output_is_what_a_plain_loop_and_the_learner_give(place, weights):
 
     adapted = Learner(weights).adapt(shown, names[taught])
     np.testing.assert_array_equal(adapted.predict(prepared(queries)), [label for label, _ in best])
-    floats = Learner(weights).adapt((shown / 255).astype(np.float32), names[taught])  # 0 to 1 is the same
+    floats = Learner(weights).adapt((shown / 255).astype(np.float32), names[taught])  # 0 to 1 gives the same
     np.testing.assert_allclose(
         floats.predict_probabilities(prepared(queries) / 255), adapted.predict_probabilities(queries), atol=1e-4
     )

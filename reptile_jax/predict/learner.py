@@ -1,4 +1,4 @@
-"""A trained initialisation on classes of one's own: load it, adapt it to a few images, predict."""
+"""Loads a trained initialisation, adapts it to a few images of new classes, and predicts."""
 
 import itertools
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ from reptile_jax.run.pretrained import load
 from reptile_jax.run.programs import inner_loop_of, network_of
 from reptile_jax.tasks.images import as_numbers
 
-# A batch is filled up to a power of two and at least to these, so that few sizes are compiled. A larger support set
-# costs the inner loop nothing, because it reads its mini-batches alone.
+# Batches and support sets are padded to a power of two, and at least to these sizes, so that few sizes are compiled.
+# The padding costs the inner loop nothing, because the inner loop reads only its mini-batches.
 SMALLEST_BATCH, SMALLEST_SUPPORT = 8, 32
 
 
@@ -31,11 +31,11 @@ class Adapted:
     """A network that has learned the classes of one support set.
 
     Attributes:
-        classes: [k] the labels or class names that it tells apart, sorted.
+        classes: [k] the labels or names of the classes that it has learned, sorted.
     """
 
     def __init__(self, config: ConfigDict, phi: Params, support: np.ndarray, classes: np.ndarray) -> None:
-        """Takes the weights' config, the adapted weights, what they were adapted to (pixels), and its classes."""
+        """Takes the weights' config, the adapted weights, the pixels of the support set, and its classes."""
         self._config, self._phi, self._support, self.classes = FrozenConfigDict(config), phi, support, classes
 
     def predict(self, images: Pictures, transductive: bool = False) -> np.ndarray:
@@ -43,23 +43,23 @@ class Adapted:
 
         Args:
             images: an array, a file, a list of files, or a folder, as `pictures.pixels_of` takes them.
-            transductive: to let batch norm see all of them together, which helps where they are of all classes alike;
-                else the prediction of each depends on itself and the support set alone.
+            transductive: whether batch norm sees all images together, which helps if all classes are about equally
+                frequent; otherwise the prediction for an image depends only on that image and the support set.
 
         Returns:
-            [n] of `classes`, each the most probable.
+            The most probable class of each image, [n] of `classes`.
 
         Raises:
-            ValueError: an array is of another shape or range.
-            DataError: a file is no image, or there is none.
+            ValueError: an array has another shape or range.
+            DataError: a file is not an image, or there is no file.
         """
         return self.classes[self.predict_probabilities(images, transductive).argmax(-1)]
 
     def predict_probabilities(self, images: Pictures, transductive: bool = False) -> np.ndarray:
         """Returns the probability of every class for each image, float32 [n, k] in the order of `classes`.
 
-        Arguments and errors are those of `predict`. Unless they are transductive, files are read and images classified
-        one after the other, so that there may be more than memory holds at once.
+        Arguments and errors are as in `predict`. Without `transductive`, files are read and classified one after the
+        other, so that there can be more images than fit into memory.
         """
         sequence = images if isinstance(images, np.ndarray) else query_files(_several(images))
         if transductive or not len(sequence):
@@ -71,11 +71,11 @@ class Adapted:
         return powers / powers.sum(-1, keepdims=True)
 
     def _alone(self, image: Pictures) -> np.ndarray:
-        """The outputs [outputs] for one query, in one batch with the support set."""
+        """Returns the outputs [outputs] for one query, in a batch with the support set."""
         return self._together(np.concatenate([pixels_of(self._config, image), self._support]))[0]
 
     def _together(self, pixels: np.ndarray) -> np.ndarray:
-        """The outputs [n, outputs] for images [n, ...] that are one batch."""
+        """Returns the outputs [n, outputs] for images [n, ...] in one batch."""
         count = len(pixels)
         return np.asarray(_outputs(self._config, self._phi, _filled_up(pixels, SMALLEST_BATCH), count))[:count]
 
@@ -83,14 +83,14 @@ class Adapted:
         """Writes everything that `load` needs into one file, *.safetensors.
 
         Raises:
-            WeightsError: the file's name has another ending.
-            OSError: it cannot be written.
+            WeightsError: the file's name does not end in .safetensors.
+            OSError: the file cannot be written.
         """
         adapted_file.save(path, adapted_file.Content(self._config, self._phi, self._support, self.classes.tolist()))
 
     @classmethod
     def load(cls, path: str | Path) -> "Adapted":
-        """Reads what `save` wrote.
+        """Reads a file that `save` wrote.
 
         Raises:
             WeightsError: there is no such file, it is damaged, or `save` did not write it.
@@ -103,21 +103,20 @@ class Learner:
     """A trained initialisation.
 
     Attributes:
-        config: of the run that trained it.
-        classes: how many classes it can tell apart, at most.
+        config: the config of the run that trained it.
+        classes: the largest number of classes that it can learn.
     """
 
     def __init__(self, named: str | Path, seed: int | None = None) -> None:
-        """Loads trained weights, of one seed, and their second moment.
+        """Loads the trained weights of one seed, and their second moment.
 
         Args:
             named: a workdir, a checkpoint or a weights file, as `pretrained.load` takes it.
-            seed: which one, of a run of several seeds.
+            seed: the seed to load, for a run of several seeds.
 
         Raises:
-            CheckpointError, WeightsError: there are none of this name, or they are damaged.
-            ConfigError: they are not for images; or the run has several seeds and none is chosen, or not the one that
-                is.
+            CheckpointError, WeightsError: there are no weights of this name, or they are damaged.
+            ConfigError: the weights are not for images, or the run has several seeds and `seed` is not one of them.
         """
         self.config, states = load(named)
         if DATA_SETS[self.config.data.name].prepare is None:
@@ -126,12 +125,12 @@ class Learner:
         if (seed is None and len(seeds) > 1) or (seed is not None and seed not in seeds):
             known = ", ".join(map(str, seeds))
             raise ConfigError(
-                f"seed={seed} is none of {named}: choose one of {known}, as Learner(NAME, seed={seeds[0]})"
+                f"seed={seed} is not a seed of {named}: choose one of {known}, such as Learner(NAME, seed={seeds[0]})"
             )
         index = 0 if seed is None else seeds.index(seed)
         self.classes: int = self.config.classes
         self._start = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[index]), states)
-        self._frozen = FrozenConfigDict(self.config)  # a compiled program's key
+        self._frozen = FrozenConfigDict(self.config)  # can be a key of a compiled program
 
     def adapt(
         self, images: Pictures, labels: np.ndarray | Sequence[int] | Sequence[str] | None = None, seed: int = 0
@@ -139,16 +138,16 @@ class Learner:
         """Learns classes from a support set, with the steps and mini-batches of the run's evaluation.
 
         Args:
-            images: one or a few of each class: a folder that holds a folder for each class; or a list of files, or an
-                array, as `pictures.pixels_of` takes them.
-            labels: [n] whole numbers or names, at least 2 and at most `classes` different ones; None: the names of the
+            images: one or a few images of each class: a folder that holds a folder for each class; or a list of files,
+                or an array, as `pictures.pixels_of` takes them.
+            labels: [n] whole numbers or names, of at least 2 and at most `classes` classes; None: the names of the
                 folders.
-            seed: of the order of the mini-batches.
+            seed: the seed of the order of the mini-batches.
 
         Raises:
-            ValueError: an array or the labels are of another shape or range.
-            ConfigError: the classes are too many or too few, or learning them makes weights that are not finite.
-            DataError: a folder is missing or has no images, or a file is no image.
+            ValueError: an array has another shape or range, or the labels do not fit the images.
+            ConfigError: there are too many or too few classes, or learning them makes weights that are not finite.
+            DataError: a folder is missing or has no images, or a file is not an image.
         """
         return self.trace(images, labels, [self.config.eval_iters], seed)[0]
 
@@ -159,9 +158,9 @@ class Learner:
         steps: Sequence[int],
         seed: int = 0,
     ) -> list[Adapted]:
-        """Learns classes as `adapt` does, and keeps what the network is after each of some steps, a rising sequence.
+        """Learns classes as `adapt` does, and returns the network after each of `steps`, which must rise.
 
-        The other arguments and the errors are those of `adapt`; step 0 is the initialisation.
+        The other arguments and errors are as in `adapt`; step 0 is the initialisation.
 
         Raises:
             ValueError: the steps do not rise from 0 to at most `eval_iters`.
@@ -195,7 +194,7 @@ class Learner:
         return found
 
     def _check(self, classes: np.ndarray, images: int) -> None:
-        """Raises ConfigError where the weights cannot learn so many classes from so many images."""
+        """Raises ConfigError if the weights cannot learn so many classes from so many images."""
         if len(classes) > self.classes:
             raise ConfigError(
                 f"{len(classes)} classes are more than the {self.classes} that these weights tell apart: give fewer, "
@@ -204,7 +203,7 @@ class Learner:
         if len(classes) < 2:
             raise ConfigError(f"{classes[0]} is the only class: give at least two")
         if self.config.replacement and images < self.config.eval_batch:
-            raise ConfigError(f"{images} images are less than eval_batch={self.config.eval_batch}: give more")
+            raise ConfigError(f"{images} images are fewer than eval_batch={self.config.eval_batch}: give more")
 
 
 @partial(jax.jit, static_argnums=0)
@@ -217,7 +216,7 @@ def _advanced(
     first: jax.Array,
     last: jax.Array,
 ) -> tuple[Params, OptState]:
-    """Takes the inner steps first, first + 1, ... last - 1; the batches are all of the inner loop's."""
+    """Takes the inner steps first, first + 1, ... last - 1; `batches` holds the mini-batches of all inner steps."""
     loop = inner_loop_of(config, (pixels, None))
 
     def step(i: jax.Array, state: tuple[Params, OptState]) -> tuple[Params, OptState]:
@@ -228,7 +227,7 @@ def _advanced(
 
 @partial(jax.jit, static_argnums=0)
 def _outputs(config: FrozenConfigDict, phi: Params, pixels: jax.Array, count: jax.Array) -> jax.Array:
-    """The outputs of the first `count` images, as if there were no more: [batch, outputs]."""
+    """Returns the outputs [batch, outputs] for the first `count` images, as if there were no other images."""
     images = as_numbers(config, pixels, jax.tree.leaves(phi)[0].dtype)
     return apply_padded(network_of(config), phi, images, jnp.arange(len(pixels)) < count)
 
@@ -239,10 +238,10 @@ def _bits(key: jax.Array, count: int) -> jax.Array:
 
 
 def _batch_rows(config: ConfigDict, examples: int, seed: int) -> np.ndarray:
-    """Returns what `episodes.mini_batches` gives of so many examples: their rows, int32 [eval_iters, eval_batch].
+    """Returns the rows that `episodes.mini_batches` gives for so many examples, int32 [eval_iters, eval_batch].
 
-    The random bits are those of the largest size, of which a smaller one is the beginning, so that one program makes
-    them for all, and their order is found on the host.
+    One program makes the random bits for the padded size, and a smaller size uses the first of them. The bits are
+    sorted on the host.
     """
     steps, batch, most = config.eval_iters, config.eval_batch, _size(examples, SMALLEST_SUPPORT)
     shuffles = steps if config.replacement else -(-steps * batch // examples)
@@ -253,7 +252,7 @@ def _batch_rows(config: ConfigDict, examples: int, seed: int) -> np.ndarray:
 
 
 def _size(images: int, smallest: int) -> int:
-    """The number of rows that so many images are filled up to."""
+    """Returns the number of rows to which so many images are padded."""
     return max(smallest, 1 << (images - 1).bit_length())
 
 

@@ -1,4 +1,4 @@
-"""A trained initialisation in a person's own hands, and the weights file it travels in."""
+"""Tests how a person uses a trained initialisation, and the weights file that carries it."""
 
 import os
 import re
@@ -43,7 +43,7 @@ def file(workdir):
 
 
 def held_out_characters():
-    """Characters of glyphs that seed 0 does not train on: uint8 [characters, drawings, 28, 28]."""
+    """Returns characters of glyphs that seed 0 does not train on: uint8 [characters, drawings, 28, 28]."""
     images = DATA_SETS["glyphs"].load(small().data)
     chosen = split(images, glyphs.TRAIN_CHARACTERS, 0, 0)["test"]
     return images.pixels[images.first[chosen][:, None] + np.arange(glyphs.DRAWINGS)][..., 0]
@@ -51,13 +51,13 @@ def held_out_characters():
 
 @pytest.fixture(scope="module")
 def drawings():
-    """Three test characters: five drawings of each to learn from, ten to tell."""
+    """Returns drawings of three test characters: five of each to learn from, and ten to predict."""
     images = held_out_characters()[:3]
     return images[:, :5].reshape(-1, 28, 28), images[:, 5:15].reshape(-1, 28, 28)
 
 
 def drawn(number):
-    """So many images with ink on paper."""
+    """Returns so many images with ink on paper."""
     return np.tile(np.eye(28), (number, 1, 1))
 
 
@@ -76,7 +76,7 @@ def test_it_learns_the_classes_it_is_given(workdir, drawings):
 
 
 def test_it_is_the_evaluation_step_by_step(workdir, drawings):
-    """A plain loop over the inner steps from the trained second moment, and the network called query by query."""
+    """Compares with a plain loop over the inner steps from the trained second moment, and one query at a time."""
     config, states = pretrained.load(workdir)
     params, opt_state = jax.tree.map(lambda x: x[0], (states.params, states.opt_state))
     rows = Examples(np.arange(15, dtype=np.int32), LABELS.astype(np.int32))
@@ -126,7 +126,7 @@ def test_the_steps_are_those_of_shorter_adaptations(workdir, drawings):
 
 
 def test_one_example_more_compiles_nothing(workdir, drawings):
-    """Counted by JAX's own event of a compilation, which it reports for programs of its disk cache, too."""
+    """Counts JAX's event of a compilation, which JAX also reports for programs from its disk cache."""
     compiled = []
     event = "/jax/core/compile/backend_compile_duration"
     jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
@@ -144,7 +144,7 @@ def test_one_example_more_compiles_nothing(workdir, drawings):
     for shots in range(1, 6):
         for classes in (2, 3):
             assert ask(classes, shots, 1 + shots) == before
-    assert ask(3, 5, 9) == before, "the size of the largest support set serves nine queries, too"
+    assert ask(3, 5, 9) == before, "nine queries use the same size as the largest support set"
     learner.adapt(np.tile(images.reshape(-1, 28, 28), (3, 1, 1)), np.tile(LABELS, 3))
     assert compiled.count(event) > before, "a check that cannot fail"
 
@@ -188,7 +188,7 @@ def test_wrong_drawings_and_labels(workdir, images, labels, words):
 
 
 def test_the_readme_shows_how(tmp_path, monkeypatch, capsys):
-    """Its code as it stands, on characters that no weights were trained on."""
+    """Runs the README's code as it is, on characters that no weights were trained on."""
     section = (MAIN.parent / "reptile_jax" / "predict" / "README.md").read_text().partition("## In Python\n")[2]
     code = textwrap.dedent(re.search(r"(?m)^    from .*\n(?:    .*\n|\n)*", section)[0])
     first, second = held_out_characters()[:2]
@@ -217,7 +217,7 @@ def test_evaluated_and_trained_from_a_weights_file(workdir, file, tmp_path):
         assert done.returncode == 0, done.stderr
         outputs.append(done.stdout)
     assert outputs[0] == outputs[1] and "after 200 meta-iterations" in outputs[0]
-    still = {"meta_iters": 1, "meta_step": 0.0, "meta_step_final": 0.0}  # the weights stay, the second moment goes on
+    still = {"meta_iters": 1, "meta_step": 0.0, "meta_step_final": 0.0}  # changes the second moment, not the weights
     done = run(f"--pretrained={file}", "--workdir=train", cwd=tmp_path, **fields | still)
     assert done.returncode == 0 and "after 1 meta-iterations" in done.stdout, done.stderr
     start, end = pretrained.load(file).states, pretrained.load(tmp_path / "train").states
@@ -227,7 +227,7 @@ def test_evaluated_and_trained_from_a_weights_file(workdir, file, tmp_path):
 
 
 def test_without_a_config_it_is_that_of_the_weights(workdir, file, tmp_path):
-    """And a folder of the name of shipped weights is no run."""
+    """A folder with the name of shipped weights is not a run."""
     (tmp_path / "omniglot_5way").mkdir()
     assert pretrained.load("omniglot_5way").config.classes == 5
     for named, name in ((file, "weights"), (workdir, "run"), (workdir / "checkpoints" / "200", "run_at_200")):
@@ -242,7 +242,7 @@ def test_of_several_seeds_one_is_chosen(tmp_path, drawings):
     train_and_evaluate(small(meta_iters=2, num_seeds=2, eval_samples=2), tmp_path / "seeds")
     named = str(tmp_path / "seeds")
     for seed in (None, 2):
-        with pytest.raises(ValueError, match=f"seed={seed} is none of {named}: choose one of 0, 1"):
+        with pytest.raises(ValueError, match=f"seed={seed} is not a seed of {named}: choose one of 0, 1"):
             Learner(named, seed)
     starts = [Learner(named, seed)._start for seed in (0, 1)]
     states = pretrained.load(named).states
@@ -252,7 +252,7 @@ def test_of_several_seeds_one_is_chosen(tmp_path, drawings):
 
 
 def test_a_learner_prints_nothing(workdir):
-    """Where absl's logging is as a person's program has it."""
+    """The absl logging has its default settings, as in a person's program."""
     code = f"from reptile_jax import Learner, __version__; Learner({str(workdir)!r}); print(__version__.count('.'))"
     done = subprocess.run([sys.executable, "-c", code], cwd=MAIN.parent, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")

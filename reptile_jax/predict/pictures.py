@@ -1,4 +1,4 @@
-"""What a person gives a learner to see, as pixels of the data that its weights know: files, folders and arrays."""
+"""Turns a person's files, folders and arrays into pixels like those that the weights were trained on."""
 
 import os
 import warnings
@@ -34,10 +34,10 @@ def support_files(folder: str | Path) -> tuple[list[Path], list[str]]:
 
 
 def query_files(named: Iterable[str | Path]) -> list[Path]:
-    """Returns the files that are named, and those in the folders that are named and in folders inside; hidden ones not.
+    """Returns the files that are named, and the files in folders that are named, except hidden files.
 
     Raises:
-        DataError: there is nothing of a name, or nothing in a folder.
+        DataError: there is no file or folder of a name, or a folder holds no files.
     """
     found: list[Path] = []
     for name in named:
@@ -60,20 +60,20 @@ def query_files(named: Iterable[str | Path]) -> list[Path]:
 
 
 def pixels_of(config: ConfigDict, pictures: Pictures) -> np.ndarray:
-    """Returns pictures as pixels of the data that trained the weights, in its units (0 to 1, or 0 to 255).
+    """Returns pictures as pixels like those of the training data, in the same units (0 to 1, or 0 to 255).
 
     Args:
-        config: of the weights.
-        pictures: files, each prepared as the data's own images; or an array [n, height, width, channels], without
-            channels where there is one, of numbers from 0 to 1 (of drawings, ink is 0), or uint8 from 0 to 255 where
-            the data is photographs.
+        config: the config of the weights.
+        pictures: files, which are prepared like the images of the training data; or an array [n, height, width,
+            channels]. With one channel, the last axis may be missing. The numbers go from 0 to 1; in drawings, ink is
+            0. For photographs, uint8 from 0 to 255 is possible, too.
 
     Returns:
         uint8 or float32 [n, size, size, channels].
 
     Raises:
-        DataError: a file is no image.
-        ValueError: an array is of another shape or range, or there are none.
+        DataError: a file is not an image.
+        ValueError: an array has another shape or range, or there are no images.
     """
     if isinstance(pictures, np.ndarray):
         return _checked(config, pictures)
@@ -86,7 +86,7 @@ def pixels_of(config: ConfigDict, pictures: Pictures) -> np.ndarray:
 def _read(config: ConfigDict, file: Path) -> np.ndarray:
     prepare = DATA_SETS[config.data.name].prepare
     assert prepare is not None
-    with warnings.catch_warnings(action="ignore"):  # large images, and EXIF that is no EXIF
+    with warnings.catch_warnings(action="ignore"):  # about large images and damaged EXIF
         return read_image(file, str(file), lambda image: prepare(image, config.data))
 
 
@@ -96,7 +96,7 @@ def _checked(config: ConfigDict, array: np.ndarray) -> np.ndarray:
     images = array[..., None] if data.channels == 1 and array.ndim == 3 else array
     if images.ndim != 4 or images.shape[1:] != shape or not len(images):
         wanted = str(["n", *shape[: 2 if data.channels == 1 else 3]]).replace("'", "")
-        raise ValueError(f"images are of the shape {array.shape}: give {wanted}")
+        raise ValueError(f"images have the shape {array.shape}: give {wanted}")
     if scale != 1 and images.dtype == np.uint8:
         return images
     images = images.astype(np.float32)
