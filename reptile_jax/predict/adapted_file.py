@@ -42,7 +42,7 @@ def save(path: str | Path, content: Content) -> None:
     """
     file = Path(path)
     if file.suffix != ".safetensors":
-        raise WeightsError(f"{file} would not be known as a weights file: name it {file}.safetensors")
+        raise WeightsError(f"{file} would not be recognised as a weights file: name it {file}.safetensors")
     tensors = {f"params/{name}": np.asarray(x, order="C") for name, x in _flat(content.phi).items()}
     known = {"config": content.config.to_json(), "classes": json.dumps(content.classes)}
     unfinished = file.with_name(f"{file.name}.tmp")

@@ -86,8 +86,8 @@ class Checkpoints:
             raise
         except Exception as error:  # its class depends on the layer of Orbax in which the disk's error occurs
             raise CheckpointError(
-                f"{self.path(iteration)} cannot be written ({_one_line(error)}); the checkpoints before are "
-                f"as they were: make room and write access there, and the same command goes on from the newest"
+                f"{self.path(iteration)} cannot be written ({_one_line(error)}); earlier checkpoints are "
+                f"unchanged: make room and write access there, and the same command goes on from the newest"
             ) from error
 
     def _find_room(self, size: int) -> None:
@@ -125,14 +125,14 @@ class Checkpoints:
         for name in sorted(saved.keys() | wanted.keys()):
             if saved.get(name) != wanted.get(name):
                 raise CheckpointError(
-                    f"{path} is of another network, inner optimiser or version: {name} is {saved.get(name)} there and "
-                    f"{wanted.get(name)} here: use what wrote it, or another workdir"
+                    f"{path} is for another network, inner optimiser or version: {name} is {saved.get(name)} there and "
+                    f"{wanted.get(name)} here: use the config and version that wrote it, or another workdir"
                 )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         return self._read(iteration, state=ocp.args.StandardRestore(abstract))
 
     def _read(self, iteration: int, **item: ocp.args.CheckpointArgs) -> Any:
-        """Reads one item of a checkpoint; a manager that only reads would warn of that."""
+        """Reads one item of a checkpoint; it uses no manager, because a manager that only reads prints a warning."""
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
             (content,) = reader.restore(self.path(iteration), args=ocp.args.Composite(**item)).values()
         return content
@@ -183,16 +183,16 @@ def newest(workdir: Path, steps: list[int] | None = None, quiet: bool = False) -
         if not problem:
             return iteration
         if is_main() and not quiet:
-            print(f"{path} {problem}: the one before it is looked for", file=sys.stderr)
+            print(f"{path} {problem}: looking for an earlier one", file=sys.stderr)
     if whole:
         raise CheckpointError(
-            f"{workdir / 'metrics.jsonl'} lacks rows from before every checkpoint that is whole: restore it from a "
+            f"{workdir / 'metrics.jsonl'} lacks rows from before every undamaged checkpoint: restore it from a "
             f"backup, or start another run from the newest: --pretrained={whole[0]} --workdir=ANOTHER"
         )
     if iterations:
         raise CheckpointError(
             f"{workdir / FOLDER}: all {len(iterations)} checkpoints are damaged: restore one from a backup, or name "
-            f"another workdir to begin anew"
+            f"another workdir to start again"
         )
     return None
 
@@ -230,7 +230,7 @@ def _lost(path: Path, iteration: int, steps: list[int] | None) -> str:
     if steps is None:
         return ""
     there, written = sum(step <= iteration for step in steps), _read_seal(path)["rows"]
-    return f"is whole, but metrics.jsonl has {there} of the {written} rows before it" if there < written else ""
+    return f"is not damaged, but metrics.jsonl has {there} of the {written} rows before it" if there < written else ""
 
 
 def _iterations(workdir: Path) -> list[int]:

@@ -97,7 +97,7 @@ def test_what_was_evaluated_in_a_folder_of_its_own_is_evaluated_again(folder):
     assert evaluated("--workdir=moved/own_at_4", "--config.eval_seed=5", cwd=folder) != first
     (folder / "moved" / "own_at_4" / "results.json").write_text("{}")
     refused = typed("--mode=eval", "--workdir=moved/own_at_4", cwd=folder)
-    assert refused.returncode == 1 and "has results that do not say of which config" in refused.stderr
+    assert refused.returncode == 1 and "has results that do not name their config" in refused.stderr
 
 
 def test_a_run_on_a_disk_that_is_read_only(folder, tmp_path):

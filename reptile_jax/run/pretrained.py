@@ -171,12 +171,12 @@ def load_for(config: ConfigDict, named: str | Path, mesh: Mesh) -> MetaState:
             raise ConfigError(f"{field}={now} does not fit {named}, trained with {field}={before}")
     if saved.data.name == config.data.name and saved.data.train_classes != config.data.train_classes:
         raise ConfigError(
-            f"data.train_classes={config.data.train_classes} splits the classes otherwise than "
-            f"data.train_classes={saved.data.train_classes} of {named}, so that test classes were trained on: give that"
+            f"data.train_classes={config.data.train_classes} splits the classes differently from "
+            f"data.train_classes={saved.data.train_classes} of {named}, so test classes were trained on: give the latter"
         )
     if saved.data.name == config.data.name and saved.seed != config.seed:
         raise ConfigError(
-            f"seed={config.seed} splits the characters otherwise than seed={saved.seed} of {named}, so that test "
+            f"seed={config.seed} splits the characters differently from seed={saved.seed} of {named}, so that test "
             f"characters were trained on: give seed={saved.seed}"
         )
     held_out = saved.data.validation_classes
@@ -244,13 +244,15 @@ def export(workdir: str | Path, file: str | Path) -> None:
     """
     file = Path(file).expanduser()
     if file.suffix != ".safetensors":
-        raise weights_file.WeightsError(f"{file} would not be known as a weights file: name it {file}.safetensors")
+        raise weights_file.WeightsError(f"{file} would not be recognised as a weights file: name it {file}.safetensors")
     states = load(workdir).states
     config = completed(
         ConfigDict(json.loads(config_text(workdir)))
     )  # the config of the last evaluation; a checkpoint has an earlier one
     if config.num_seeds > 1:
-        raise ConfigError(f"num_seeds={config.num_seeds}: a weights file holds one seed's weights: train one alone")
+        raise ConfigError(
+            f"num_seeds={config.num_seeds}: a weights file holds one seed's weights: train with num_seeds=1"
+        )
     checkpoints, iteration = checkpoint.find(_existing(workdir))
     weights_file.save(file, jax.tree.map(lambda x: x[0], states), config, checkpoints.fingerprint(iteration))
 

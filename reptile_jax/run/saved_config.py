@@ -25,7 +25,7 @@ def read(named: str | Path, defaults: ConfigDict) -> ConfigDict:
     except OSError as error:
         raise ConfigError(f"{named} has no config of a run ({error.strerror}): give --config=NAME") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{named} has results that do not say of which config: give --config=NAME") from error
+        raise ConfigError(f"{named} has results that do not name their config: give --config=NAME") from error
     return parse(text, named, defaults)
 
 
@@ -41,5 +41,7 @@ def parse(text: str, named: str | Path, defaults: ConfigDict) -> ConfigDict:
         fields["eval_shots"] = tuple(fields["eval_shots"])  # JSON has no tuples
         config.update(fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{named} has no config of a run (it is damaged or none): give --config=NAME") from error
+        raise ConfigError(
+            f"{named} has no config of a run (it is damaged or something else): give --config=NAME"
+        ) from error
     return config

@@ -2,8 +2,8 @@
 
 Keys: `params/LAYER/NAME` and, with Adam, the same under `second_moment/`, and Adam's step `count` (int32; 0 under SGD).
 Layouts are those of the network: convolution kernels [3, 3, in, out], the dense kernel [inputs, outputs].
-Metadata, where known: `config`, every field of the run as JSON; `meta_iters`, the meta-iterations done; `fingerprint`,
-of the data that it was trained on.
+Metadata, if known: `config` has every field of the run as JSON; `meta_iters` is the number of meta-iterations done;
+`fingerprint` is the fingerprint of the training data.
 """
 
 import json
@@ -94,7 +94,7 @@ def load(path: str | Path, like: MetaState) -> MetaState:
         if key not in tensors:
             raise WeightsError(f"{path} has no {key}: it was written for another network or another inner optimiser")
         if key not in wanted:
-            raise WeightsError(f"{path} has {key}, which this run does not: another network or inner optimiser")
+            raise WeightsError(f"{path} has {key}: it was written for another network or another inner optimiser")
         found, shape = tensors[key], wanted[key].shape
         if found.shape != shape:
             raise WeightsError(f"{path}: {key} has the shape {found.shape}, and this run needs {shape}")
