@@ -71,17 +71,17 @@ CPU_DEVICES = ("train", "eval", "benchmark")  # the modes that several CPU devic
 
 
 def demo(asked: Asked) -> None:
-    """Serves a page on which you draw characters, and see which one a query is taken for."""
+    """Serves a page on which you draw characters and see which one a query resembles most."""
     from reptile_jax.demo import server
 
-    assert asked.pretrained  # `command_line` has seen to it
+    assert asked.pretrained  # `command_line` checks this
     server.serve(asked.pretrained, asked.host or "127.0.0.1", asked.port or 8000)
 
 
 MODES = {
     "train": train, "eval": evaluate, "predict": predict, "demo": demo, "parity": parity, "benchmark": benchmark
 }  # fmt: skip
-EXTRAS = {"demo": "demo", "parity": "torch", "benchmark": "torch"}  # what a mode needs beside the package
+EXTRAS = {"demo": "demo", "parity": "torch", "benchmark": "torch"}  # the extra of the package that a mode needs
 
 
 def main() -> None:
@@ -94,8 +94,8 @@ def main() -> None:
         connect(asked)
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # the latter where there is no such platform
-        sys.exit(f"error: JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} gives no device ({error}): change it")
+    except (RuntimeError, AssertionError) as error:  # the latter if there is no such platform
+        sys.exit(f"error: JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} provides no device ({error}): change it")
     try:
         MODES[asked.mode](asked)
     except (ConfigError, DataError, CheckpointError, ElsewhereError, TrainingError, WeightsError) as error:
@@ -105,7 +105,7 @@ def main() -> None:
             raise
         fail(f"mode={asked.mode} needs {error.name}: pip install -e '.[{EXTRAS[asked.mode]}]' in a checkout")
     except BrokenPipeError:
-        fail("the output was closed by its reader: what the run wrote before is whole, and the same command goes on")
+        fail("the reader of the output closed it: the files of the run are complete, and the same command goes on")
     except OSError as error:
         reason = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
         fail(f"workdir={asked.workdir}: {reason}: make room and write access there, or name another workdir")
@@ -120,13 +120,13 @@ def main() -> None:
 
 
 def divide_cpu(asked: Asked) -> None:
-    """Makes the CPU devices that a run is spread over; each of several processes keeps those it was started with."""
+    """Divides the CPU into devices for the run; one of several processes keeps the devices that it was started with."""
     if asked.cpu_devices:
         make_cpu_devices(asked.cpu_devices)
     elif asked.mode in CPU_DEVICES and not asked.distributed and not cpu_devices_given():
         cores = usable_cores()
         of_run = asked.mode == "train" and asked.config is not None
-        # Whoever calls `main` may have devices already, and an impossible config is refused later, in words.
+        # The caller of `main` may already have devices. An impossible config is refused later, with a message.
         with contextlib.suppress(RuntimeError, AttributeError, TypeError):
             make_cpu_devices(best_cpu_devices(asked.config, cores) if of_run else cores)
 
@@ -157,7 +157,7 @@ def fail(message: str) -> NoReturn:
     """Ends the program with one line; does so at once if there are several processes, because others may never end."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     if jax.process_count() > 1:
-        time.sleep(0 if jax.process_index() else 1)  # with process 0 JAX ends the others, who have their line to say
+        time.sleep(0 if jax.process_index() else 1)  # when process 0 ends, JAX ends the others; they need time to print
         os._exit(1)
     sys.exit(1)
 

@@ -97,7 +97,7 @@ def parse(argv: Sequence[str], modes: Mapping[str, Callable[..., Any]]) -> Asked
         rest = given(argv, known_only=True)
         for arg in rest[1:]:
             if arg.startswith("-") and not FIELD.match(arg):
-                given([argv[0], arg])  # raises, because it is unknown
+                given([argv[0], arg])  # raises an error, because the flag is unknown
         _check(given)
         config, name = _config(given)
         if config is not None:
@@ -150,20 +150,20 @@ def _check(given: flags.FlagValues) -> None:
     mode = given["mode"].value
     for name in ("config", "workdir", "pretrained", "support", "queries", "output", "host"):
         if given[name].value in ("", [""]):
-            raise ConfigError(f"{name}= names nothing: give a name or a path, or leave it out")
+            raise ConfigError(f"{name}= is empty: give a name or a path, or leave it out")
     for name in SEVERAL:
         if given[name].present and not given["distributed"].value:
             raise ConfigError(f"{name}={given[name].value} is for several processes: give --distributed with it")
     for name, known in ONLY_IN.items():
         if given[name].value and mode not in known:
             modes = " and ".join(filter(None, (", ".join(known[:-1]), known[-1])))
-            raise ConfigError(f"mode={mode} has no use for {name}, which is for {modes}: leave it out")
+            raise ConfigError(f"mode={mode} does not use {name}, which is for {modes}: leave it out")
     if given["config"].present > 1:
         raise ConfigError("--config is given twice: give it once")
 
 
 def _config(given: flags.FlagValues) -> tuple[ConfigDict | None, str]:
-    """Returns the config and its name: the one that --config names, else that of the run to evaluate or continue."""
+    """Returns the config and its name: from --config, or else from the run to evaluate or continue."""
     mode, pretrained, workdir = given["mode"].value, given["pretrained"].value, given["workdir"].value
     if mode in NEEDED:
         for name in NEEDED[mode]:
@@ -201,7 +201,7 @@ def _named(named: str) -> tuple[ConfigDict, str]:
     if not file.is_file():
         near = difflib.get_close_matches(Path(path).stem, _configs(), n=1)
         meant = f"did you mean {near[0]}?" if near else "give PATH.py, or a name that --help lists"
-        raise ConfigError(f"config={named} is no file and no config: {meant}")
+        raise ConfigError(f"config={named} is neither a file nor a config: {meant}")
     if file.suffix == ".json":
         text = file.read_text(errors="replace")
         return saved_config.parse(text, file, _default()), name_of(file.absolute().parent)
@@ -220,26 +220,28 @@ def _loaded(file: Path, argument: str, named: str) -> ConfigDict:
     try:
         spec = importlib.util.spec_from_file_location("configs.loaded", file)
         if spec is None or spec.loader is None:
-            raise ConfigError(f"config={named} is no Python file: give a file of configs/ by its name, or PATH.py")
+            raise ConfigError(f"config={named} is not a Python file: give a file of configs/ by its name, or PATH.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
-            raise ConfigError(f"config={named} has no function get_config: write it as those of configs/ are")
+            raise ConfigError(f"config={named} has no function get_config: write one like those in configs/")
         try:
             inspect.signature(module.get_config).bind(*arguments)
         except TypeError as error:
-            cure = "leave out what is behind the colon" if argument else f"give --config={named}:ARGUMENT"
+            cure = "leave out the colon and what follows it" if argument else f"give --config={named}:ARGUMENT"
             raise ConfigError(f"config={named} takes {'no' if argument else 'an'} argument: {cure}") from error
         config = module.get_config(*arguments)
     except ConfigError:
         raise
-    except ValueError as error:  # in the config's own words
+    except ValueError as error:  # the message is the config's own
         raise ConfigError(f"config={named}: {error}") from error
     except Exception as error:  # a config is a program, and can fail in any way
-        raise ConfigError(f"config={named} cannot be loaded ({type(error).__name__}: {error}): mend {file}") from error
+        raise ConfigError(
+            f"config={named} cannot be loaded ({type(error).__name__}: {error}): correct {file}"
+        ) from error
     if not isinstance(config, ConfigDict):
         raise ConfigError(
-            f"config={named}: get_config returns {config!r}: return configs/default.py's config with what differs"
+            f"config={named}: get_config returns {config!r}: return configs/default.py's config with your changes"
         )
     return config
 

@@ -156,9 +156,9 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 def _problems(config: ConfigDict) -> Iterator[str]:
     """Yields one line for each problem."""
     if not isinstance(config, ConfigDict):
-        yield f"the config is {config!r}: give a ConfigDict of configs/default.py with what differs"
+        yield f"the config is {config!r}: give the ConfigDict of configs/default.py with your changes"
     for name in sorted(field_names(config) ^ {*_FIELDS, "eval_shots"}):
-        yield f"{name} is {'missing' if name in _FIELDS else 'no field'}: begin with configs/default.py's config"
+        yield f"{name} is {'missing' if name in _FIELDS else 'not a field'}: begin with configs/default.py's config"
     for name, (holds, wanted) in _FIELDS.items():
         value = get_field(config, name)
         if not holds(value):
@@ -166,7 +166,7 @@ def _problems(config: ConfigDict) -> Iterator[str]:
     if not config.eval_shots or not all(_whole(1)[0](x) for x in config.eval_shots):
         yield f"eval_shots={config.eval_shots!r} is not possible: give shot counts of at least 1, such as (1, 5)"
     if seeds_of(config)[-1] > 2**31 - 1:
-        yield f"num_seeds={config.num_seeds} from seed={config.seed} on go beyond {2**31 - 1}: give a smaller seed"
+        yield f"num_seeds={config.num_seeds} from seed={config.seed} goes beyond {2**31 - 1}: give a smaller seed"
 
     yield from _data_problems(config)
     shots = train_shots(config)
@@ -208,7 +208,7 @@ def _data_problems(config: ConfigDict) -> Iterator[str]:
         )
     if described.sets is not None and (data.validation_classes or data.train_classes):
         field = "validation_classes" if data.validation_classes else "train_classes"
-        yield f"data.{field}={data[field]} is not possible: {name} has sets of its own in {data.dir}: give 0"
+        yield f"data.{field}={data[field]} is not possible: {name} has its own sets in {data.dir}: give 0"
     sizes, turns = _sizes(config), 4 if data.rotations else 1
     for kind in eval_sets(config):
         classes = sizes.get(kind, 0) * (turns if kind == "train" else 1)

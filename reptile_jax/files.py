@@ -42,7 +42,7 @@ def lock(file: Path, waiting: Callable[[str], None] | None = None) -> Iterator[N
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            print(f"{file.parent}: the file system has no locks: start no other run there meanwhile", file=sys.stderr)
+            print(f"{file.parent}: the file system has no locks: do not start another run there", file=sys.stderr)
         opened.truncate(0)
         opened.write(f"process {os.getpid()} on {socket.gethostname()}")
         opened.flush()

@@ -23,7 +23,7 @@ def test_where_the_file_system_has_no_locks_there_is_none(tmp_path, capsys, monk
     monkeypatch.setattr(fcntl, "flock", refuse)
     with lock(tmp_path / ".lock"):
         assert capsys.readouterr().err == (
-            f"{tmp_path}: the file system has no locks: start no other run there meanwhile\n"
+            f"{tmp_path}: the file system has no locks: do not start another run there\n"
         )
     number = errno.EIO
     with pytest.raises(OSError, match="error"), lock(tmp_path / ".lock"):

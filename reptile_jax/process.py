@@ -33,7 +33,7 @@ def console() -> None:
 
 def _interrupted_at_once(number: int, _: object) -> None:
     """Ends the program on a signal if there is nothing to save, even if threads are still running."""
-    message = "interrupted: the same command goes on from the newest checkpoint, or begins anew"
+    message = "interrupted: the same command goes on from the newest checkpoint, or starts again"
     with contextlib.suppress(OSError):  # the terminal may be gone
         print(message, file=sys.stderr, flush=True)
     os._exit(128 + number)

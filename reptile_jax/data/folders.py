@@ -109,7 +109,7 @@ def listing(directory: Path) -> Listing:
             classes, a class has no images or is in two sets, or a zip file is damaged or has paths that leave it.
     """
     if not directory.is_dir():
-        raise DataError(f"data.dir={str(directory)!r} is no folder: give the folder that holds the classes' folders")
+        raise DataError(f"data.dir={str(directory)!r} is not a folder: give the folder that holds the classes' folders")
     parts = {name: part_of(place) for name, place in _places(directory).items()}
     seen: dict[str, Path] = {}
     for part in parts.values():
@@ -164,9 +164,9 @@ def _in_folder(place: Path) -> Part:
             path = place / folder / entry.name
             if entry.is_dir():
                 _check_circle(path)
-                raise DataError(f"{path} is a folder inside a class: a class holds images alone")
+                raise DataError(f"{path} is a folder inside a class: a class may hold only images")
             if not entry.is_file():
-                raise DataError(f"{path} is no file: remove it")
+                raise DataError(f"{path} is not a file: remove it")
             status = entry.stat()
             files.append(entry.name)
             state.append((folder, entry.name, status.st_size, status.st_mtime_ns))
@@ -178,7 +178,7 @@ def _check_circle(folder: Path) -> None:
     """Raises DataError if a folder is a link to a folder that contains it."""
     inside = folder.parent.resolve()
     if folder.resolve() in (inside, *inside.parents):
-        raise DataError(f"{folder} is a link in a circle: remove it")
+        raise DataError(f"{folder} is a circular link: remove it")
 
 
 def _folders(place: Path) -> list[str]:
@@ -204,10 +204,10 @@ def _in_zip(place: Path, size: int, time: int, _: int) -> Part:
         with zipfile.ZipFile(place) as archive:
             members = {info.filename: info for info in archive.infolist()}
     except Exception as error:  # zipfile raises anything for a damaged file
-        raise DataError(f"{place} cannot be read as a zip file ({error}): bring a whole one") from error
+        raise DataError(f"{place} cannot be read as a zip file ({error}): replace it by an undamaged one") from error
     for name in members:
         if name.startswith("/") or "\\" in name or ":" in name.split("/")[0] or ".." in name.split("/"):
-            raise DataError(f"{place}: {name!r} climbs out of the zip file: bring one without such a member")
+            raise DataError(f"{place}: {name!r} leads out of the zip file: give one without such a member")
     paths = {name: name.rstrip("/").split("/") for name in members}
     paths = {name: path for name, path in paths.items() if not passed_over(path)}
     if all(path[0] == place.stem for path in paths.values()):  # the zip file contains the folder itself
@@ -216,7 +216,7 @@ def _in_zip(place: Path, size: int, time: int, _: int) -> Part:
     for name, path in sorted(paths.items(), key=lambda item: item[1]):
         is_file = not members[name].is_dir()
         if len(path) > 2 or (len(path) == 2 and not is_file):
-            raise DataError(f"{place}: {name!r} is inside a class's folder: a class holds images alone")
+            raise DataError(f"{place}: {name!r} is inside a class's folder: a class may hold only images")
         if members[name].file_size > LARGEST_MEMBER:
             raise DataError(f"{place}: {name!r} has {members[name].file_size} bytes: give at most {LARGEST_MEMBER}")
         if len(path) == 2:

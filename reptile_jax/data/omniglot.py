@@ -218,7 +218,7 @@ def _download(dl_manager: tfds.download.DownloadManager, url: str) -> Path:
         if isinstance(error, download_manager.NonMatchingChecksumError):
             reason = "its size or checksum is not the published one"
         raise DataError(
-            f"cannot download {url} ({reason}): try again later, or put both archives into a folder DIR and say "
+            f"cannot download {url} ({reason}): try again later, or put both archives into a folder DIR and give "
             "--config.data.archives=DIR"
         ) from error
     finally:

@@ -85,7 +85,7 @@ def read_archive(path: Path, archive: Archive, cure: str) -> dict[str, np.ndarra
         raise DataError(f"{path} cannot be read ({error.strerror or error}): {cure}") from None
     # The exception that zipfile raises for a damaged directory depends on the damaged field.
     except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, IndexError, OverflowError) as error:
-        raise DataError(f"{path} is no zip file, or is cut short or damaged ({error}): {cure}") from None
+        raise DataError(f"{path} is not a zip file, or is cut short or damaged ({error}): {cure}") from None
 
 
 class _Problem(Exception):
@@ -99,12 +99,12 @@ def _members(file: zipfile.ZipFile, archive: Archive) -> dict[str, dict[int, zip
     for member in file.infolist():
         name = member.filename
         if PurePosixPath(name).is_absolute() or "\\" in name or ".." in PurePosixPath(name).parts:
-            raise _Problem(f"member {name!r} climbs out of the archive's folder")
+            raise _Problem(f"member {name!r} leads out of the archive's folder")
         if not (match := pattern.fullmatch(name)):
             continue  # folders, and files that an operating system adds
         character, number = match[1], int(match[2])
         if character not in found:
-            raise _Problem(f"{character} is no character of this archive")
+            raise _Problem(f"{character} is not a character of this archive")
         if number in found[character] or not 1 <= number <= DRAWINGS:
             raise _Problem(f"{character} has a drawing {number:02d} too many, {name!r}")
         found[character][number] = member
@@ -132,7 +132,7 @@ def _drawing(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     except _Problem:
         raise
     except Exception:  # a decoder may raise anything for bytes that are not a picture
-        raise _Problem(f"{member.filename} is no PNG image, or a damaged one") from None
+        raise _Problem(f"{member.filename} is not a PNG image, or is damaged") from None
 
 
 BACKGROUND = Archive(

@@ -93,7 +93,7 @@ def test_a_folder_in_its_place(tmp_path):
 def test_no_zip_file(tmp_path, content):
     path = tmp_path / "images_small.zip"
     path.write_bytes(content)
-    assert "is no zip file" in problem(path)
+    assert "is not a zip file" in problem(path)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
@@ -142,7 +142,7 @@ def test_a_flipped_byte_anywhere_is_an_error_or_without_effect(sound, tmp_path):
 @pytest.mark.parametrize("name", ["../evil.png", "/etc/evil.png", "images_small/../../evil.png", "..\\evil.png"])
 def test_a_path_that_climbs_out(tmp_path, name):
     text = problem(write_zip(tmp_path / "images_small.zip", {**members(), name: b"x"}))
-    assert "climbs out" in text and repr(name) in text
+    assert "leads out" in text and repr(name) in text
     assert [path.name for path in tmp_path.parent.rglob("evil*")] == []
 
 
@@ -158,10 +158,10 @@ SOME_DRAWING = "images_small/Beta/character01/0001_05.png"
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"not a picture", "is no PNG image"),
-        (b"", "is no PNG image"),
-        (png(0)[:60], "is no PNG image"),
-        (png(0, file_format="GIF", mode="L"), "is no PNG image"),
+        (b"not a picture", "is not a PNG image"),
+        (b"", "is not a PNG image"),
+        (png(0)[:60], "is not a PNG image"),
+        (png(0, file_format="GIF", mode="L"), "is not a PNG image"),
         (png(0, size=(28, 28)), "one-bit 28x28, not one-bit 105x105"),
         (png(0, size=(105, 104)), "one-bit 105x104, not one-bit 105x105"),
         (png(0, mode="L"), "mode L 105x105, not one-bit 105x105"),
@@ -181,7 +181,7 @@ def test_a_png_with_a_damaged_body(tmp_path):
     broken = data[: header - 8] + struct.pack(">I", len(body)) + b"IDAT" + body
     broken += struct.pack(">I", zlib.crc32(b"IDAT" + body)) + data[header + length + 4 :]
     text = problem(changed(tmp_path, lambda contents: contents.update({SOME_DRAWING: broken})))
-    assert f"{SOME_DRAWING} is no PNG image" in text
+    assert f"{SOME_DRAWING} is not a PNG image" in text
 
 
 def test_a_missing_drawing(tmp_path):
@@ -209,7 +209,7 @@ def test_a_missing_alphabet(tmp_path):
 @pytest.mark.parametrize("name", ["Gamma/character01", "Beta/character03"])
 def test_a_character_too_many(tmp_path, name):
     path = changed(tmp_path, lambda contents: contents.update({f"images_small/{name}/0003_01.png": png(0)}))
-    assert f"{name} is no character of this archive" in problem(path)
+    assert f"{name} is not a character of this archive" in problem(path)
 
 
 @pytest.mark.parametrize("name", ["0001_21.png", "0001_00.png", "0099_05.png"])

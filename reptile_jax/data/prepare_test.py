@@ -224,7 +224,7 @@ def test_what_is_no_image_is_one_line(content):
 
 
 def test_another_format_is_refused():
-    refused(encoded(pixels(0), "tiff"), "image is no PNG, JPEG, WebP, BMP or GIF image")
+    refused(encoded(pixels(0), "tiff"), "image is not a PNG, JPEG, WebP, BMP or GIF image")
 
 
 @pytest.mark.parametrize("file_format", ["png", "jpeg", "webp", "bmp", "gif"])

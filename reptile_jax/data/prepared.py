@@ -102,7 +102,7 @@ def read_image(file: Path | IO[bytes], name: str, prepare: Callable[[Image.Image
         with Image.open(file, formats=FORMATS) as image:
             return prepare(image)
     except Image.UnidentifiedImageError as error:
-        raise DataError(f"{name} is no PNG, JPEG, WebP, BMP or GIF image: replace or remove it") from error
+        raise DataError(f"{name} is not a PNG, JPEG, WebP, BMP or GIF image: replace or remove it") from error
     except Exception as error:  # Pillow raises anything for a damaged file
         reason = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
         raise DataError(f"the image {name} cannot be read ({reason}): replace or remove it") from error
@@ -245,7 +245,7 @@ def _in_order(files: list[tuple[Part, str]], size: int, channels: int) -> Genera
             try:
                 content = io.BytesIO(archives[part.place].read(file))
             except Exception as error:  # zipfile raises anything for a damaged file
-                raise DataError(f"{name} cannot be read ({error}): bring a whole zip file") from error
+                raise DataError(f"{name} cannot be read ({error}): replace it by an undamaged zip file") from error
             return read_image(content, name, whole)
 
         def chunk(start: int) -> np.ndarray:

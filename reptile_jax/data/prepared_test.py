@@ -227,7 +227,7 @@ def test_a_bad_image_is_named_and_nothing_is_left(folder, cache, content):
 def test_a_bad_image_in_a_zip_file_is_named(tmp_path):
     write_zip(tmp_path / "images" / "train.zip", members({"a": 2}) | {"a/x.png": b"no image"})
     write_folder(tmp_path / "images" / "test", members({"b": 2}))
-    refused(tmp_path / "images", f"{tmp_path}/images/train.zip/a/x.png is no PNG")
+    refused(tmp_path / "images", f"{tmp_path}/images/train.zip/a/x.png is not a PNG")
 
 
 def test_a_damaged_member_of_a_zip_file_is_named(tmp_path):

@@ -22,7 +22,7 @@ def support_files(folder: str | Path) -> tuple[list[Path], list[str]]:
     """
     place = Path(folder).expanduser()
     if not place.is_dir():
-        raise DataError(f"support={folder} is no folder: give the folder that holds the classes' folders")
+        raise DataError(f"support={folder} is not a folder: give the folder that holds the classes' folders")
     classes = folders.part_of(place).classes
     for name, files in classes.items():
         if not files:
@@ -55,7 +55,7 @@ def query_files(named: Iterable[str | Path]) -> list[Path]:
         elif path.is_file():
             found.append(path)
         else:
-            raise DataError(f"queries={name} is no file and no folder: name image files, or a folder of them")
+            raise DataError(f"queries={name} is neither a file nor a folder: name image files, or a folder of them")
     return found
 
 

@@ -172,7 +172,7 @@ def load_for(config: ConfigDict, named: str | Path, mesh: Mesh) -> MetaState:
     if saved.data.name == config.data.name and saved.data.train_classes != config.data.train_classes:
         raise ConfigError(
             f"data.train_classes={config.data.train_classes} splits the classes differently from "
-            f"data.train_classes={saved.data.train_classes} of {named}, so test classes were trained on: give the latter"
+            f"data.train_classes={saved.data.train_classes} of {named}, so test classes were trained on: give that"
         )
     if saved.data.name == config.data.name and saved.seed != config.seed:
         raise ConfigError(

@@ -52,7 +52,7 @@ TABLE = [
     ("replacement=True eval_batch=6", "eval_batch=6 exceeds the 5 examples of a 1-shot task"),
     ("data.validation_classes=350", "data.validation_classes=350 leaves none of the 350 training classes"),
     ("data.validation_classes=4", "classes=5 exceeds the 4 validation classes of glyphs: give less"),
-    ("seed=2147483647 num_seeds=2", "num_seeds=2 from seed=2147483647 on go beyond 2147483647: give a smaller seed"),
+    ("seed=2147483647 num_seeds=2", "num_seeds=2 from seed=2147483647 goes beyond 2147483647: give a smaller seed"),
     # wrong types and names
     ("classes=five", "classes=five is not possible: give a whole number"),
     ("sgd=perhaps", "sgd=perhaps is not possible: give true or false"),
@@ -69,14 +69,14 @@ TABLE = [
     ("stray", "unexpected argument stray: flags are written --name=value"),
     ("--mode=eval --mode", "Missing value for flag --mode"),
     ("--num_processes=2", "num_processes=2 is for several processes: give --distributed"),
-    ("--workdir=", "workdir= names nothing: give a name or a path, or leave it out"),
-    ("--pretrained=", "pretrained= names nothing: give a name or a path, or leave it out"),
+    ("--workdir=", "workdir= is empty: give a name or a path, or leave it out"),
+    ("--pretrained=", "pretrained= is empty: give a name or a path, or leave it out"),
     ("--config=default", "--config is given twice: give it once"),
     (
         "--mode=parity --pretrained=omniglot_5way",
-        "mode=parity has no use for pretrained, which is for train, eval, predict and demo",
+        "mode=parity does not use pretrained, which is for train, eval, predict and demo",
     ),
-    ("--mode=benchmark --distributed", "mode=benchmark has no use for distributed, which is for train and eval"),
+    ("--mode=benchmark --distributed", "mode=benchmark does not use distributed, which is for train and eval"),
     ("--flagfile=nowhere", "Unable to open flagfile"),
     ("--mode=eval", "runs/quickstart holds no checkpoint: name a workdir"),
     ("--mode=eval --workdir=omniglot_5way", "omniglot_5way holds no checkpoint: name a workdir"),
@@ -99,11 +99,14 @@ def refused(failed, message):
 
 
 WITHOUT_A_CONFIG = [
-    ("--config=", "config= names nothing"),
+    ("--config=", "config= is empty"),
     ("--config", "Missing value for flag --config"),
-    ("--config=quikstart", "config=quikstart is no file and no config: did you mean quickstart?"),
-    ("--config=nowhere.py", "config=nowhere.py is no file and no config: give PATH.py, or a name that --help lists"),
-    ("--config=quickstart:5", "config=quickstart:5 takes no argument: leave out what is behind the colon"),
+    ("--config=quikstart", "config=quikstart is neither a file nor a config: did you mean quickstart?"),
+    (
+        "--config=nowhere.py",
+        "config=nowhere.py is neither a file nor a config: give PATH.py, or a name that --help lists",
+    ),
+    ("--config=quickstart:5", "config=quickstart:5 takes no argument: leave out the colon and what follows it"),
     ("--config=gradient_combinations", "give one of sum1, sum2, mean2, last2"),
     ("--config.classes=5", "no config is given: give --config=NAME, such as --config=quickstart"),
     ("--mode=train --pretrained=omniglot_5way", "no config is given: give --config=NAME"),
@@ -157,7 +160,7 @@ SAME_CONFIG = ["quickstart", "quickstart.py", "configs/quickstart.py", str(MAIN.
 def test_a_config_by_its_bare_name_and_from_another_folder(tmp_path, named):
     """Its fields are there: what it says is refused for a field of its own."""
     refused(typed(f"--config={named}", "--config.eval_shots=(20,)", cwd=tmp_path), "eval_shots=20 and one query exceed")
-    (tmp_path / "quickstart").mkdir()  # a folder of that name is no config
+    (tmp_path / "quickstart").mkdir()  # a folder of that name is not a config
     refused(typed(f"--config={named}", "--config.classes=151", cwd=tmp_path), "150 test classes of glyphs")
 
 
@@ -179,13 +182,13 @@ def test_the_config_of_a_run(tmp_path):
 
 
 FILES = {
-    "def get_config(": "cannot be loaded (SyntaxError: '(' was never closed (own.py, line 1)): mend",
-    "import nowhere": "cannot be loaded (ModuleNotFoundError: No module named 'nowhere'): mend",
-    "x = 1": "has no function get_config: write it as those of configs/ are",
-    "def get_config(): return 5": "get_config returns 5: return configs/default.py's config with what differs",
+    "def get_config(": "cannot be loaded (SyntaxError: '(' was never closed (own.py, line 1)): correct",
+    "import nowhere": "cannot be loaded (ModuleNotFoundError: No module named 'nowhere'): correct",
+    "x = 1": "has no function get_config: write one like those in configs/",
+    "def get_config(): return 5": "get_config returns 5: return configs/default.py's config with your changes",
     "def get_config(name): pass": "takes an argument: give --config=",
     "from ml_collections import ConfigDict as C\ndef get_config(): return C()": "is missing: begin with configs",
-    "from configs import default as d\ndef get_config():\n c = d.get_config()\n c.x = 0\n return c": "x is no field:",
+    "from configs import default as d\ndef get_config():\n c = d.get_config()\n c.x = 0\n return c": "x is not a field",
     "def get_config(): raise ValueError('these are its words')": "own.py: these are its words",
 }
 

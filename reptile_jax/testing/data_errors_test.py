@@ -69,8 +69,8 @@ FILES = {
     "with a flipped byte": (flipped, ["is damaged"]),
 }
 MEMBERS = {
-    "with a path that climbs out": ({"../evil.png": b"x"}, ["'../evil.png' climbs out"]),
-    "with a drawing that is no PNG": ({DRAWING: b"none"}, [f"{DRAWING} is no PNG image"]),
+    "with a path that leads out": ({"../evil.png": b"x"}, ["'../evil.png' leads out"]),
+    "with a drawing that is not a PNG": ({DRAWING: b"none"}, [f"{DRAWING} is not a PNG image"]),
     "with a drawing of another size": ({DRAWING: png(0, size=(28, 28))}, [DRAWING, "28x28, not one-bit 105x105"]),
     "short of a drawing": ({DRAWING: None}, ["drawing 07 of Balinese/character05 is missing"]),
 }

@@ -96,11 +96,11 @@ def test_validation_classes_are_for_tuning(tmp_path, images):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda folder: (folder / "class07" / "x.txt").write_text("x"), ["class07/x.txt is no PNG"]),
+        (lambda folder: (folder / "class07" / "x.txt").write_text("x"), ["class07/x.txt is not a PNG"]),
         (lambda folder: (folder / "class12").mkdir(), ["class12 has no images"]),
         (lambda folder: write_folder(folder, {"class12/1.png": encoded(pixels(0))}), ["class12", "exceed"]),
-        (lambda folder: (folder / "class07" / "again").symlink_to(folder), ["class07/again is a link in a circle"]),
-        (shutil.rmtree, ["is no folder"]),
+        (lambda folder: (folder / "class07" / "again").symlink_to(folder), ["class07/again is a circular link"]),
+        (shutil.rmtree, ["is not a folder"]),
     ],
 )
 def test_bad_images_are_one_line_and_leave_nothing(tmp_path, images, change, words):
