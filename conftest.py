@@ -1,4 +1,4 @@
-"""Settings of every test: no implicit promotion of dtypes or ranks, compiled programs kept between runs."""
+"""Settings for all tests: no implicit promotion of dtypes or ranks, and a cache of compiled programs."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from reptile_jax.devices import keep_compiled
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 keep_compiled()
-# The programs that tests start keep theirs there, too.
+# Programs that tests start use the same cache.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = jax.config.values["jax_compilation_cache_dir"]
 
 

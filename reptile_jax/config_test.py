@@ -72,7 +72,7 @@ def test_published_runs(module):
 
 @pytest.fixture
 def empty_images(tmp_path):
-    """Makes folders of images, which a config is checked against without opening one."""
+    """Makes folders of images, with which a config is checked without opening any image."""
 
     def made(classes_of_sets, images):
         for name, classes in classes_of_sets.items():

@@ -1,4 +1,4 @@
-"""Several devices and several processes, as one machine without accelerators can have them."""
+"""Tests several devices and several processes, on one machine without accelerators."""
 
 import json
 import os
@@ -21,7 +21,7 @@ FIELDS = SMALL | {"meta_batch": 5, "meta_iters": 20, "checkpoint_interval": 5}
 
 
 def devices(count):
-    """The environment of a process with some virtual devices."""
+    """Returns the environment of a process with `count` virtual devices."""
     return os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
 
 
@@ -52,14 +52,14 @@ def start(processes, cwd, *flags, **fields):
 
 
 def finish(processes):
-    """Waits for processes: their exit statuses, outputs and errors."""
+    """Waits for processes, and returns their exit statuses, outputs and errors."""
     outputs = [process.communicate(timeout=600) for process in processes]
     return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run of two processes, never interrupted."""
+    """Makes a run of two processes that is never interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     (status, out, err), (other_status, other_out, other_err) = finish(start(2, folder, "--workdir=run", **FIELDS))
     assert (status, other_status) == (0, 0), err + other_err
@@ -68,7 +68,7 @@ def whole(tmp_path_factory):
 
 
 def test_two_processes_train_as_one(whole, tmp_path):
-    """One meta-iteration in float32; eight_devices.py has twenty in float64."""
+    """Compares one meta-iteration in float32; eight_devices.py compares twenty in float64."""
     for processes in (1, 2):
         ended = finish(start(processes, tmp_path, f"--workdir={processes}", **FIELDS | {"meta_iters": 1}))
         assert [status for status, *_ in ended] == [0] * processes, ended
@@ -79,7 +79,7 @@ def test_two_processes_train_as_one(whole, tmp_path):
 
 
 def test_two_processes_in_float64(tmp_path):
-    """Twenty meta-iterations of two processes with four devices each against one process with one device."""
+    """Compares twenty meta-iterations of two processes with four devices each with one process on one device."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -117,7 +117,7 @@ def test_a_signal_to_one_of_two_processes_saves_the_run_of_both(whole, tmp_path)
 
 
 def test_what_one_process_cannot_do_ends_both(tmp_path):
-    """Process 0 alone takes the lock, and is refused."""
+    """Only process 0 takes the lock, and it is refused."""
     (tmp_path / "run").mkdir()
     with lock(tmp_path / "run" / ".lock"):
         (status, _, err), (other_status, _, other_err) = finish(start(2, tmp_path, "--workdir=run", **FIELDS))

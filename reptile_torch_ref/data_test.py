@@ -1,4 +1,4 @@
-"""The split and the rotations; with REPTILE_OMNIGLOT=DIR, real drawings against Pillow's reading of the archives."""
+"""Tests the split and the rotations; with REPTILE_OMNIGLOT=DIR, also compares drawings with the archives' images."""
 
 import io
 import os

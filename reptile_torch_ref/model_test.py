@@ -1,4 +1,4 @@
-"""The network against its definition, written out in NumPy."""
+"""Compares the networks with their definition in NumPy."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from reptile_torch_ref import model
 
 
 def random_weights(seed: int, classes: int = 5) -> model.Weights:
-    """Float64 weights in which scale, shift and bias matter too."""
+    """Returns float64 weights in which scale, shift and bias matter, too."""
     generator = torch.Generator().manual_seed(seed)
     weights = model.init_weights(classes, seed, torch.float64)
     return {n: w + 0.1 * torch.randn(w.shape, generator=generator, dtype=w.dtype) for n, w in weights.items()}

@@ -1,4 +1,4 @@
-"""The algorithm against torch.optim, closed forms and the definition by hand."""
+"""Compares the algorithm with torch.optim, with closed forms and with the definition by hand."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ SGD = reptile.Inner(3e-3, sgd=True)
 
 
 def tasks_of(count: int, iters: int = 3, batch: int = 6) -> list[reptile.Task]:
-    """Tasks of random float64 images; random pixels keep every activation away from ReLU's kink."""
+    """Returns tasks of random float64 images; random pixels keep all activations away from the kink of ReLU."""
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.random((count, iters, batch, 28, 28)))
     labels = torch.from_numpy(rng.integers(0, CLASSES, (count, iters, batch)))
@@ -22,13 +22,13 @@ def tasks_of(count: int, iters: int = 3, batch: int = 6) -> list[reptile.Task]:
 
 
 def state_of(inner: reptile.Inner) -> reptile.State:
-    """A float64 state with, for Adam, a second moment that is not zero."""
+    """Returns a float64 state; for Adam, its second moment is not zero."""
     state = reptile.init_state(CLASSES, 0, inner.sgd, torch.float64)
     return reptile.inner_loop(state, tasks_of(1)[0], inner)
 
 
 def gradient(params: Weights, images: torch.Tensor, labels: torch.Tensor) -> Weights:
-    """Gradient of the summed cross entropy, written as batch size times its mean."""
+    """Returns the gradient of the summed cross entropy, computed as batch size times its mean."""
     leaves = {n: w.clone().requires_grad_() for n, w in params.items()}
     (len(labels) * F.cross_entropy(logits(leaves, images), labels)).backward()
     return {n: w.grad for n, w in leaves.items()}
@@ -177,7 +177,7 @@ def test_meta_step_falls_linearly() -> None:
 
 
 def numbered(classes: int, shots: int) -> torch.Tensor:
-    """Drawings [classes, shots, 28, 28] whose pixels all hold the drawing's number, class by class."""
+    """Returns drawings [classes, shots, 28, 28]; all pixels of a drawing hold its number, class by class."""
     return torch.arange(classes * shots).reshape(classes, shots, 1, 1).expand(-1, -1, 28, 28)
 
 
@@ -186,7 +186,7 @@ def numbers(task: reptile.Task) -> list[list[int]]:
 
 
 class Shuffles:
-    """Stands for a generator whose shuffles are known."""
+    """Replaces a generator by one whose shuffles are known."""
 
     def __init__(self, *orders: list[int]) -> None:
         self.orders = list(orders)

@@ -1,4 +1,4 @@
-"""Sine waves: their sampling, the network in closed form, and a run that learns."""
+"""Tests sine waves: the sampling, the network in closed form, and a run that learns."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from reptile_torch_ref import reptile, sine, train, weights
 
 
 def small_config(**fields: object) -> ConfigDict:
-    """A run of seconds."""
+    """Returns the config of a run that takes seconds."""
     config = sinusoid.get_config()
     config.update({"num_seeds": 1, "meta_iters": 4, "eval_iters": 3, "eval_samples": 4} | fields)
     return config

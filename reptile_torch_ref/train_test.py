@@ -1,4 +1,4 @@
-"""The program: what it imports, that it repeats itself, that it saves and goes on."""
+"""Tests the program: its imports, that runs repeat exactly, and that it saves and resumes."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def small_config() -> ConfigDict:
-    """The 5-way run, a few iterations long."""
+    """Returns the config of the 5-way run, shortened to a few iterations."""
     config = get_config()
     config.shots, config.train_shots, config.inner_batch, config.inner_iters = 1, 4, 10, 3
     config.meta_batch, config.meta_iters, config.meta_step, config.meta_step_final = 2, 4, 1.0, 0.0
@@ -26,7 +26,7 @@ def small_config() -> ConfigDict:
 
 
 def patterns(characters: int) -> torch.Tensor:
-    """Classes [characters, 20, 28, 28] told apart by their pattern, each drawing with pixels of its own flipped."""
+    """Returns classes [characters, 20, 28, 28] with different patterns; each drawing has other flipped pixels."""
     rng = np.random.default_rng(0)
     ideal = rng.integers(0, 2, (characters, 1, 7, 7)).repeat(4, axis=2).repeat(4, axis=3)
     return torch.from_numpy((ideal ^ (rng.random((characters, 20, 28, 28)) < 0.05)).astype(np.uint8))
@@ -58,7 +58,7 @@ def test_tasks_have_the_configured_shape() -> None:
     config.foml, config.foml_tail = True, 1
     tasks = train.sample_tasks(config, patterns(30), 0)
     assert [[len(images) for images, _ in task] for task in tasks] == [[10, 10, 5]] * 2
-    config.foml = False  # Reptile knows no tail
+    config.foml = False  # Reptile has no tail
     tasks = train.sample_tasks(config, patterns(30), 0)
     assert [[len(images) for images, _ in task] for task in tasks] == [[10, 10, 10]] * 2
 
@@ -97,7 +97,7 @@ def test_what_is_wrong_on_the_command_line_is_one_line(flags: str, message: str)
 
 
 def test_output_in_ascii() -> None:
-    """It has no ±."""
+    """ASCII has no ±."""
     fields = {"data.name": "glyphs", "meta_iters": 1, "inner_iters": 1, "eval_iters": 1, "eval_samples": 2}
     overrides = [f"--config.{name}={value}" for name, value in fields.items()]
     command = ["-m", "reptile_torch_ref.train", "--config=configs/default.py", *overrides]

@@ -1,4 +1,4 @@
-"""The weights file: exact both ways, in the layouts it promises."""
+"""Tests that the weights file is exact in both directions, and its layouts."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from reptile_torch_ref import reptile, weights
 
 
 def random_state(dtype: torch.dtype, sgd: bool) -> reptile.State:
-    """A state in which no two numbers are equal by construction."""
+    """Returns a state of random numbers, so that two arrays cannot be confused."""
     torch.manual_seed(0)
     state = reptile.init_state(5, 0, sgd, dtype)
     params, second_moment = ({n: torch.rand_like(w) for n, w in part.items()} for part in state[:2])

@@ -1,4 +1,4 @@
-"""What lies in a folder of images, and every way in which it can be wrong."""
+"""Tests how folders of images are read, and every error that they can cause."""
 
 import os
 import stat
@@ -18,7 +18,7 @@ def below(folder, contents):
 
 
 def classes_of(folder):
-    """Set -> class -> number of images."""
+    """Returns set -> class -> number of images."""
     return {
         name: {label: len(files) for label, files in part.classes.items()}
         for name, part in listing(folder).parts.items()
@@ -35,12 +35,12 @@ def refused(folder, *words):
 
 @pytest.fixture
 def split(tmp_path):
-    """Makes train/ and test/; a test changes what it is about."""
+    """Makes train/ and test/, of which each test changes something."""
     write_folder(tmp_path / "train", members({"cat": 3, "ant": 2}))
     return write_folder(tmp_path / "test", members({"bee": 2})).parent
 
 
-# What it may be.
+# Valid folders.
 
 
 def test_classes_to_be_split_by_seed(tmp_path):
@@ -93,7 +93,7 @@ def test_hidden_files_and_what_systems_add_are_passed_over(split):
     write_folder(split, others | below("other", members({"x": 1})))
     assert classes_of(split) == before
     write_zip(split / "val.zip", members({"dog": 2}) | others)
-    # Finder puts __MACOSX beside the folder.
+    # macOS adds __MACOSX beside the folder.
     assert classes_of(split)["validation"]["dog"] == 2
 
 
@@ -113,7 +113,7 @@ def test_links_are_followed(tmp_path):
     assert classes_of(folder) == {"": {"bee": 1, "cat": 3}}
 
 
-# What changes.
+# Changes.
 
 
 def test_the_state_changes_with_the_files_and_with_nothing_else(split):
@@ -142,7 +142,7 @@ def test_the_state_changes_with_the_files_and_with_nothing_else(split):
     assert listing(split).state == states[-1]
 
 
-# What is wrong.
+# Errors.
 
 
 def test_no_folder(tmp_path):
@@ -221,7 +221,7 @@ def test_links_to_each_other_and_to_nowhere(tmp_path, where):
 
 def test_what_is_no_file(tmp_path):
     write_folder(tmp_path, members(ANIMALS))
-    os.mkfifo(tmp_path / "cat" / "pipe")  # opening it would wait for ever
+    os.mkfifo(tmp_path / "cat" / "pipe")  # opening it would block forever
     refused(tmp_path, "cat/pipe is not a file")
 
 
@@ -254,5 +254,5 @@ def test_a_damaged_zip_file(split, part):
 def test_a_zip_file_with_a_huge_member(split):
     with zipfile.ZipFile(split / "val.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("dog/1.png", b"")
-        file.infolist()[0].file_size = 2**31  # as its list of contents says
+        file.infolist()[0].file_size = 2**31  # the size in the list of contents
     refused(split, "val.zip", "dog/1.png", "bytes")

@@ -10,7 +10,7 @@ from reptile_jax.data.images import DataError, Images, only, split, turned, with
 
 
 def characters(count=10, drawings=3, seed=0):
-    """Random drawings; more than 9 characters, and alphabets that sort otherwise as plain strings than as pairs."""
+    """Returns random drawings of ten characters, whose alphabets sort differently as plain strings and as pairs."""
     names = sorted((alphabet, f"character{n:02d}") for n in range(1, count // 2 + 1) for alphabet in ("Ab", "Ab-c"))
     images = np.random.default_rng(seed).integers(0, 2, (len(names), drawings, 28, 28), np.uint8)
     return Characters(images, tuple("/".join(name) for name in names))
@@ -22,7 +22,7 @@ class Part(NamedTuple):
 
 
 def parts(chars, num_train, seed, validation_classes):
-    """The three sets: training characters turned, the others upright."""
+    """Returns the three sets: rotated training characters, and upright other characters."""
     images = as_images(chars)
     sets = split(images, num_train, validation_classes, seed)
     sets["train"], images = turned(images, sets["train"]), with_turns(images)

@@ -1,4 +1,4 @@
-"""The archive reader against small archives of every kind of damage; `omniglot_test.py` reads the real ones."""
+"""Tests the archive reader on small archives with every kind of damage; `omniglot_test.py` reads the real ones."""
 
 import io
 import struct
@@ -23,7 +23,7 @@ def sound(tmp_path_factory):
 
 
 def problem(path, archive=SMALL):
-    """Returns the one line of the error that reading `path` ends in."""
+    """Returns the line of the error that reading `path` raises."""
     with pytest.raises(DataError) as error:
         read_archive(path, archive, CURE)
     text = str(error.value)
@@ -136,7 +136,7 @@ def test_a_flipped_byte_anywhere_is_an_error_or_without_effect(sound, tmp_path):
         else:
             assert list(drawings) == list(expected)
             assert all(np.array_equal(drawings[name], expected[name]) for name in expected)
-    assert errors > len(places) / 2  # time stamps and the like are without effect
+    assert errors > len(places) / 2  # damage to time stamps, for example, has no effect
 
 
 @pytest.mark.parametrize("name", ["../evil.png", "/etc/evil.png", "images_small/../../evil.png", "..\\evil.png"])

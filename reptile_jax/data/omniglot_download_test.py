@@ -1,4 +1,4 @@
-"""Downloading Omniglot: TFDS's own code against a server on the loopback address."""
+"""Tests downloading Omniglot, with TFDS's own code and a server on the loopback address."""
 
 import hashlib
 import http.server

@@ -1,4 +1,4 @@
-"""Preparing and reading Omniglot: small archives for everything that can go wrong, the real ones where they are."""
+"""Tests preparing and reading Omniglot, with small archives for all errors, and with the real ones if available."""
 
 import io
 import os
@@ -50,7 +50,7 @@ print(hashlib.sha256(characters.images.tobytes()).hexdigest())
 
 
 def start(data_dir, archives="", code=RUN, **env):
-    """Starts loading in a process of its own."""
+    """Starts loading in a separate process."""
     env = {**os.environ, "PYTHONPATH": str(Path(reptile_jax.__file__).parents[1]), **env}
     return subprocess.Popen(
         [sys.executable, "-c", code, str(data_dir), str(archives)],
@@ -191,7 +191,7 @@ def test_a_damaged_copy_names_the_folder_to_delete(damage, pattern, archives, tm
 def test_a_copy_of_other_characters_is_refused(archives, tmp_path, monkeypatch):
     load(tmp_path, archives)
     background = ARCHIVES["background"]
-    for alphabets in ({"Beta": 2, "Alpha": 4}, {"Beta": 3, "Alpha": 2}):  # other in number, and in name
+    for alphabets in ({"Beta": 2, "Alpha": 4}, {"Beta": 3, "Alpha": 2}):  # with another number, and with another name
         changed = {**ARCHIVES, "background": background._replace(alphabets=alphabets)}
         monkeypatch.setattr(SmallOmniglot, "ARCHIVES", changed)
         with pytest.raises(DataError, match="background does not hold its"):
@@ -207,7 +207,7 @@ def test_killed_in_the_middle_the_next_start_prepares_afresh(archives, tmp_path)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     (leftover,) = half_done(tmp_path)
-    assert leftover.name.startswith("incomplete.")  # else this test would show nothing
+    assert leftover.name.startswith("incomplete.")  # otherwise this test would show nothing
     load(tmp_path, archives)
     assert half_done(tmp_path) == [copy_in(tmp_path)]
 

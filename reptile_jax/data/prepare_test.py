@@ -1,4 +1,4 @@
-"""One image as networks see it, in every format and mode, against pixels worked out by hand."""
+"""Compares one prepared image, in every format and mode, with pixels computed by hand."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ def read(content, size=8, channels=3):
 
 
 def png_file(height, width, bits, colour_type, **chunks):
-    """A PNG file by its specification, with the chunks given."""
+    """Returns a PNG file by its specification, with the given chunks."""
     header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(content))
@@ -31,24 +31,24 @@ def png_file(height, width, bits, colour_type, **chunks):
 
 
 def png(values, bits, colour_type, **chunks):
-    """A PNG file of values [height, width, samples] of 8 or 16 bits."""
+    """Returns a PNG file of values [height, width, samples] of 8 or 16 bits."""
     rows = np.asarray(values, ">u2" if bits == 16 else np.uint8).reshape(len(values), -1)
     data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
     return png_file(*values.shape[:2], bits, colour_type, **chunks, IDAT=data)
 
 
 def on_white(colour, alpha):
-    """uint8 colours [..., 3] and opacities [...] to what lies on white paper."""
+    """Blends uint8 colours [..., 3] with opacities [...] onto white paper."""
     return np.round(255 + (colour.astype(float) - 255) * alpha[..., None] / 255)
 
 
 def luma(colour):
-    """ITU-R 601-2."""
+    """Returns grey by ITU-R 601-2."""
     return colour.astype(float) @ np.array([0.299, 0.587, 0.114])
 
 
 def bicubic(image, size):
-    """Resamples [height, width, channels] by Keys' cubic (a = -0.5), widened where the image becomes smaller."""
+    """Resamples [height, width, channels] by Keys' cubic (a = -0.5), which is widened if the image becomes smaller."""
 
     def kernel(x):
         x = np.abs(x)
@@ -209,7 +209,7 @@ def test_colours_are_converted_before_the_size():
     np.testing.assert_allclose(read(content.getvalue()), bicubic(np.asarray(palette.convert("RGB")), 8), atol=1.01)
 
 
-# What is no image.
+# Files that are not images.
 
 
 def refused(content, words):

@@ -1,4 +1,4 @@
-"""The prepared copy of a folder of images: what it holds, when it is made anew, and that it is whole or not there."""
+"""Tests the prepared copy of a folder of images: its contents, when it is made again, and its completeness."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def refused(folder, *words, size=8):
         assert word in str(error.value), error.value
 
 
-# What it holds.
+# Contents.
 
 
 @pytest.mark.parametrize(("size", "channels"), [(8, 3), (10, 1)])
@@ -147,7 +147,7 @@ def test_the_cache_is_below_the_home_where_nothing_else_is_said(folder, tmp_path
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert prepared(folder, 8, 3).path.is_relative_to(tmp_path / "home" / ".cache" / "reptile_jax" / "images")
     monkeypatch.chdir(tmp_path)
-    assert prepared(Path("animals"), 8, 3) == prepared(folder, 8, 3)  # wherever it is named from
+    assert prepared(Path("animals"), 8, 3) == prepared(folder, 8, 3)  # from any current folder
 
 
 def test_a_copy_that_others_made_needs_no_right_to_write(folder, cache, monkeypatch):
@@ -166,7 +166,7 @@ def fingerprint(folder, contents, size=8, channels=3):
 def test_the_fingerprint_is_of_names_and_pixels_alone(tmp_path):
     contents = members({"a": 3, "b": 2})
     first = fingerprint(tmp_path / "one", contents)
-    assert fingerprint(tmp_path / "two" / "three", contents) == first  # elsewhere, at another time
+    assert fingerprint(tmp_path / "two" / "three", contents) == first  # in another place, at another time
     as_bmp = {}
     for name, content in contents.items():
         write_folder(tmp_path, {"image.png": content})
@@ -195,7 +195,7 @@ def test_every_change_of_names_and_pixels_changes_the_fingerprint(tmp_path):
     assert len(set(prints)) == len(prints)
 
 
-# What is wrong.
+# Errors.
 
 
 def test_no_folder_is_named():
@@ -285,7 +285,7 @@ from reptile_jax.data import prepared as module
 from reptile_jax.data.folders import describe
 from reptile_jax.data.images import DataError
 write_text = module.replace_text
-def gate(*arguments):  # all images are written, and nothing says so yet
+def gate(*arguments):  # all images are written, but the copy is not marked as complete
     if folder := os.environ.get("TEST_GATE"):
         Path(folder, "inside").touch()
         while not Path(folder, "go").exists():
@@ -317,7 +317,7 @@ def test_killed_in_the_middle_the_next_start_prepares_afresh(folder, cache, tmp_
     process.send_signal(signal.SIGKILL)
     process.communicate()
     (leftover,) = cache.glob("*/unfinished/pixels.npy")
-    assert leftover.stat().st_size > 75 * 8 * 8 * 3  # else this test would show nothing
+    assert leftover.stat().st_size > 75 * 8 * 8 * 3  # otherwise this test would show nothing
     copy = prepared(folder, 8, 3)
     assert copies(cache) == [copy.path] and not leftover.exists()
 

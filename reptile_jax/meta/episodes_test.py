@@ -28,7 +28,7 @@ def many(sample, count):
 
 
 def floyd_in_python(bits, population, count):
-    """Algorithm P on a Python list."""
+    """Runs algorithm P on a Python list."""
     chosen = []
     for last, bit in zip(range(population - count, population), bits, strict=True):
         draw = int(bit) % (last + 1)
@@ -40,7 +40,7 @@ def floyd_in_python(bits, population, count):
 
 
 def batches_in_python(items, batch, steps, shuffles):
-    """The released code's generator, its shuffles given: batches in order, shuffled again when they run out."""
+    """The released code's generator with given shuffles: batches in order, with a new shuffle when items run out."""
     shuffles, batches, current = iter(shuffles), [], []
     while len(batches) < steps:
         order = next(shuffles)
@@ -79,7 +79,7 @@ def test_every_ordered_choice_is_equally_likely(population, count):
 
 
 def test_a_biased_sampler_fails_the_uniformity_check():
-    """Negative control: without the insertion behind the draw the order is not uniform."""
+    """Negative control: without the insertion after the draw, the order is not uniform."""
     seen = Counter()
     rng = np.random.default_rng(0)
     for _ in range(30_000):

@@ -74,12 +74,12 @@ def _gradient(params, images, labels):
 
 
 def gradient_by_hand(loop, params, batch):
-    """Gradient of the summed cross entropy, written out."""
+    """Returns the gradient of the summed cross entropy, computed by hand."""
     return _gradient(params, pixels_of(IMAGES, batch.rows), batch.labels)
 
 
 def loop_in_python(loop, params, v, t, batches, sgd=False):
-    """The inner loop as the definition reads, one step after the other; also returns the weights before the last."""
+    """Runs the inner loop step by step, as defined; also returns the weights before the last step."""
     for batch in batches:
         before = params
         params = jax.tree.map(lambda p: p * loop.weight_decay, params)
@@ -112,7 +112,7 @@ def meta_in_python(loop, state, v, t, tasks, eps, foml, inner_state, sgd=False):
 
 
 def distance(a, b):
-    """Relative L2 distance of two pytrees."""
+    """Returns the relative L2 distance of two pytrees."""
     return float(optax.tree.norm(jax.tree.map(jnp.subtract, a, b)) / optax.tree.norm(b))
 
 
@@ -148,7 +148,7 @@ def test_two_meta_iterations_equal_plain_loops(images, inner_state, tail_shots, 
 
 
 def test_the_three_inner_states_differ(images):
-    """Negative control: a second moment that is reset, or passed on otherwise, is seen after two meta-iterations."""
+    """Negative control: resetting or carrying the second moment in another way shows after two meta-iterations."""
     loop = loop_over(images)
     ends = {}
     for inner_state in ("averaged", "sequential", "reset"):

@@ -18,7 +18,7 @@ def defined_norm(x, scale, bias, epsilon=1e-3):
 
 
 def worst(function, reference, *inputs):
-    """The largest relative difference of values and gradients."""
+    """Returns the largest relative difference of values and gradients."""
     value, pullback = jax.vjp(function, *inputs)
     wanted, reference_pullback = jax.vjp(reference, *inputs)
     cotangent = random.normal(random.key(9), wanted.shape, wanted.dtype)
@@ -43,7 +43,7 @@ def test_convolution_with_a_kernel_for_every_task(x64):
 
 @pytest.mark.parametrize(("size", "symmetric"), [(28, True), (7, False)])
 def test_padding_is_tensorflows(x64, size, symmetric):
-    """Negative control: PyTorch's padding=1 differs for an even size, and is the same for an odd one."""
+    """Negative control: PyTorch's padding=1 differs for an even size, and is the same for an odd size."""
     x, kernel = normals((1, size, size, 1), (3, 3, 1, 2))
     difference = jnp.abs(conv3x3_stride2(x, kernel) - lax_convolution(x, kernel, [(1, 1), (1, 1)])).max()
     assert (difference > 0.1) == symmetric

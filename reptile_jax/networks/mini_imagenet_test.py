@@ -31,7 +31,7 @@ def defined(x, kernel, scale, bias):
 
 
 def worst(function, reference, *inputs):
-    """The largest relative difference of values and gradients."""
+    """Returns the largest relative difference of values and gradients."""
 
     @partial(jax.jit, static_argnums=0)
     def all_of(function, *inputs):
@@ -47,7 +47,7 @@ def normals(*shapes):
 
 
 def layer_inputs(height, width, channels=3, outputs=6):
-    """Scales of either sign, and images that are far from zero."""
+    """Returns inputs with scales of both signs, and with images that are far from zero."""
     x, kernel, scale, bias = normals((3, height, width, channels), (3, 3, channels, outputs), (outputs,), (outputs,))
     return x + 2, kernel, scale.at[:3].set(jnp.array([-1.5, 0.5, -0.1])), bias
 
@@ -73,7 +73,7 @@ def test_layer_and_its_gradients_equal_the_definition(x64, name, height, width, 
 
 @pytest.mark.parametrize("name", [*CONVOLUTIONS, "images"])
 def test_layer_with_weights_for_every_task(x64, name):
-    """Over weights and images, once or twice, and over weights alone."""
+    """The layer is vmapped over weights and images, once or twice, and over weights only."""
     inputs = layer_inputs(4, 6)
     tasks = [jnp.stack([array, -array, array[::-1]]) for array in inputs]
     function = implementation(name)
@@ -88,7 +88,7 @@ def test_layer_with_weights_for_every_task(x64, name):
 
 @pytest.mark.parametrize(("name", "size"), [("auto", 8), ("auto", 9), ("images", 8)])
 def test_of_equal_values_the_first_has_the_gradient(x64, name, size):
-    """Images with flat areas, so that windows have ties; the definition picks by `argmax`."""
+    """The images have flat areas, so that windows have ties, and the definition uses `argmax`."""
     _, kernel, scale, bias = layer_inputs(size, size)
     x = random.randint(random.key(3), (3, 3, 3, 3), 0, 2).astype(jnp.float64)
     x = x.repeat(4, axis=1).repeat(4, axis=2)[:, 1 : 1 + size, 1 : 1 + size]
@@ -100,7 +100,7 @@ def test_of_equal_values_the_first_has_the_gradient(x64, name, size):
 
     def by_argmax(x, kernel, scale, bias):
         y = convolved(x, kernel)
-        rounded = jnp.round(y * jnp.sign(scale)[None, None, None], 9)  # what differs by rounding alone is equal
+        rounded = jnp.round(y * jnp.sign(scale)[None, None, None], 9)  # values that differ only by rounding are equal
         choice = jnp.argmax(windows(rounded), axis=-1, keepdims=True)
         return jax.nn.relu(jnp.take_along_axis(windows(normalised(y, scale, bias)), choice, axis=-1)[..., 0])
 
@@ -110,7 +110,7 @@ def test_of_equal_values_the_first_has_the_gradient(x64, name, size):
 
 
 def maximum_without_regard_to_the_sign(x, kernel, scale, bias):
-    """Pools before the norm, by the statistics of all values, but by the maximum where the scale is negative."""
+    """Pools before the norm, with the statistics of all values, but by the maximum even if the scale is negative."""
     y = convolved(x, kernel)
     mean, variance = y.mean((0, 1, 2), keepdims=True), y.var((0, 1, 2), keepdims=True)
     z = (pooled(y) - mean) / jnp.sqrt(variance + 1e-3)
@@ -148,7 +148,7 @@ def another_epsilon(x, kernel, scale, bias):
 )
 @pytest.mark.parametrize("name", ["auto", "images"])
 def test_a_mistake_is_seen(x64, mistake, size, name):
-    """Negative controls."""
+    """Negative controls: every mistake makes a difference."""
     if name == "auto" or size % 2 == 0:
         assert worst(implementation(name), mistake, *layer_inputs(size, size)) > 1e-5
 
@@ -161,7 +161,7 @@ def test_pooling_that_leaves_the_last_row_out_is_seen(x64):
 
 @pytest.mark.parametrize("name", ["auto", "images"])
 def test_single_precision_is_that_of_the_plain_layer(name):
-    """Bright images of little contrast, whose variance would be a small difference of large numbers."""
+    """The images are bright with little contrast, so that a variance could be a small difference of large numbers."""
     x, kernel, scale, bias = (np.asarray(array) for array in layer_inputs_of_little_contrast())
     single = [array.astype(np.float32) for array in (x, kernel, scale, bias)]
     with jax.enable_x64(True):

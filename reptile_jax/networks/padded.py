@@ -1,4 +1,4 @@
-"""A network on a batch that is filled up to a size it was compiled for, as if only the real images were in it."""
+"""Runs a network on a batch that is padded to a compiled size, as if only the real images were in it."""
 
 import inspect
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def apply_padded(network: nn.Module, params: Params, images: jax.Array, real: ja
         network: one of `NETWORKS`, for images.
         params: its weights.
         images: [batch, height, width, channels].
-        real: bool [batch], False for the images that only fill the batch up.
+        real: bool [batch], False for the images that only pad the batch.
 
     Returns:
         [batch, outputs]; what stands at the other images means nothing.

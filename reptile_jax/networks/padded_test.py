@@ -1,4 +1,4 @@
-"""A batch that is filled up gives what its real images give alone, with every network for images."""
+"""Tests that a padded batch gives the same outputs as its real images alone, with every network for images."""
 
 import jax
 import jax.numpy as jnp

@@ -54,7 +54,7 @@ def test_a_long_command_is_wrapped_and_means_the_same():
 
 
 def agree(a, b):
-    """Whether accuracies are four standard errors apart at most."""
+    """Returns whether accuracies differ by at most four standard errors."""
     return abs(a["accuracy"] - b["accuracy"]) <= 4 * np.hypot(a["ci95"], b["ci95"]) / 1.96
 
 

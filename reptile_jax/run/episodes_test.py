@@ -1,4 +1,4 @@
-"""Pins of the episodes that runs and published evaluations meet: a change of them changes what was published."""
+"""Pins the episodes of runs and published evaluations, because other episodes would change published results."""
 
 import hashlib
 
@@ -39,7 +39,7 @@ def test_training_episodes():
 
 
 def test_episodes_of_published_evaluations():
-    """The set's number, and not its place in a list, makes the stream."""
+    """The stream depends on the number of the set, and not on its position in a list."""
     config = omniglot_1shot_5way.get_config()
     rows = {}
     for name in reversed(SETS):

@@ -1,4 +1,4 @@
-"""What an evaluation leaves, where, and of what: through the program as a person types it."""
+"""Tests what an evaluation measures and where it writes the results, with commands as a person types them."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from reptile_jax.testing.small_runs import small, state_of, typed
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A finished run, runs/own of a folder."""
+    """Makes a finished run, runs/own in a folder."""
     folder = tmp_path_factory.mktemp("trained")
     train.train_and_evaluate(small(), folder / "runs" / "own")
     return folder
@@ -62,7 +62,7 @@ def test_results_name_what_made_them(folder):
 
 @pytest.mark.parametrize("named", ["runs/own/checkpoints/4", "other.safetensors", "runs/other"])
 def test_an_evaluation_never_replaces_the_results_of_another_run(folder, named):
-    """Of the same run's other checkpoint, of a file, of another run; the run's own newest weights are evaluated."""
+    """Another checkpoint, a file or another run is refused; the run's own newest weights are evaluated."""
     run = folder / "runs" / "own"
     train.train_and_evaluate(small(meta_iters=4), folder / "runs" / "other")
     pretrained.export(folder / "runs" / "other", folder / "other.safetensors")
@@ -88,7 +88,7 @@ def test_a_run_without_a_checkpoint_yet_is_a_run(folder):
 
 
 def test_what_was_evaluated_in_a_folder_of_its_own_is_evaluated_again(folder):
-    """By the folder alone, also when all was moved."""
+    """The folder is enough to evaluate again, even after everything was moved."""
     first = evaluated("--pretrained=runs/own/checkpoints/4", "--config.eval_seed=7", cwd=folder)
     before = results_of(folder / "runs" / "own_at_4")
     (folder / "runs").rename(folder / "moved")
@@ -101,7 +101,7 @@ def test_what_was_evaluated_in_a_folder_of_its_own_is_evaluated_again(folder):
 
 
 def test_a_run_on_a_disk_that_is_read_only(folder, tmp_path):
-    """Its results are printed."""
+    """The results are printed."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = lambda *options: subprocess.run(["mount", *options], capture_output=True, text=True)  # noqa: E731

@@ -8,7 +8,7 @@ from reptile_jax.testing.small_runs import small
 
 @pytest.fixture
 def compilations():
-    """The compilations so far, as JAX counts them."""
+    """Returns the number of compilations so far, as JAX counts them."""
     events = []
 
     def listen(event, duration, **_):
@@ -22,7 +22,7 @@ def compilations():
 
 def test_initial_weights_are_compiled_once_for_all_seeds(compilations):
     counts = []
-    for seeds in (1, 1, 5):  # the first compiles what JAX keeps, too
+    for seeds in (1, 1, 5):  # the first also compiles what JAX keeps
         before = len(compilations)
         initial_states(small(num_seeds=seeds))
         counts.append(len(compilations) - before)

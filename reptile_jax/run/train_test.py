@@ -22,7 +22,7 @@ def finished(tmp_path_factory):
 
 
 def measured(results):
-    """Results without what made them."""
+    """Returns results without the description of what produced them."""
     return {name: value for name, value in results.items() if name not in ("weights", "config")}
 
 
@@ -68,7 +68,7 @@ def test_workdir_of_another_run_is_refused_and_left_alone(finished):
 
 
 def test_meta_iterations_that_a_run_cannot_have_are_refused_with_what_would_do(finished, tmp_path):
-    """Fewer than it has behind it, or other ones where the step size falls over all of them."""
+    """A run cannot have fewer than it has done, or another number if the step size depends on it."""
     workdir, _ = finished
     before = (workdir / "config.json").read_text()
     with pytest.raises(ConfigError, match=r"meta_iters=8 is less than the 12 that .* has behind it: give at least 12"):
@@ -90,7 +90,7 @@ def test_a_run_that_goes_on_says_that_it_does_not_begin_with_pretrained_weights(
 
 
 def test_evaluating_a_saved_run_gives_the_results_of_the_run(finished, tmp_path):
-    """The second moment is restored with the weights: without it evaluation is another."""
+    """The second moment is restored with the weights; without it, the results would differ."""
     workdir, results = finished
     assert measured(train.evaluate_only(small(), tmp_path / "eval", pretrained=workdir)) == measured(results)
     assert train.evaluate_only(small(), workdir) == results

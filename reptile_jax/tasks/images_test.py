@@ -1,4 +1,4 @@
-"""What a run brings to the devices: the images of the sets it needs, and where the classes of each seed are."""
+"""Tests what a run puts on the devices: the images of the sets that it needs, and the places of each seed's classes."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Sine waves against their definition and against plain NumPy loops, in float64."""
+"""Compares sine waves with their definition and with plain NumPy loops, in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def drawn(sample, count=DRAWS):
 
 
 def uniform(values, low, high):
-    """Whether values are uniform: the Kolmogorov-Smirnov distance is below that of one sample in ten thousand."""
+    """Returns whether values look uniform: uniform values have a larger Kolmogorov-Smirnov distance once in 10,000."""
     ordered = np.sort(values.ravel().astype(np.float64))
     ranks = np.arange(1, len(ordered) + 1) / len(ordered)
     inside = low <= ordered[0] and ordered[-1] <= high
@@ -48,7 +48,7 @@ def test_amplitudes_and_phases_are_uniform_and_independent():
 
 
 def wave_through(points):
-    """Amplitude and phase of a sin(x + b) by linear least squares, and the largest residual."""
+    """Returns amplitude and phase of a sin(x + b) by linear least squares, and the largest residual."""
     x, y = points.inputs.ravel().astype(np.float64), points.targets.ravel()
     basis = np.stack([np.sin(x), np.cos(x)], axis=1)
     (of_sin, of_cos), *_ = np.linalg.lstsq(basis, y, rcond=None)
@@ -112,7 +112,7 @@ def test_a_tail_shares_no_point_with_the_other_steps():
 
 
 class Network:
-    """1-64-64-1 in NumPy, with its gradients by hand."""
+    """A 1-64-64-1 network in NumPy, with gradients by hand."""
 
     def __init__(self, name, params):
         tanh, relu = (np.tanh, lambda h: 1 - h**2), (lambda z: np.maximum(z, 0), lambda h: h > 0)
@@ -128,7 +128,7 @@ class Network:
         return (self.h2 @ k3 + b3)[:, 0]
 
     def step(self, x, y, learning_rate):
-        """Plain SGD on the mean squared error, which it returns."""
+        """Takes a step of plain SGD on the mean squared error, and returns the error."""
         _, _, k2, _, k3, _ = self.weights
         error = self(x) - y
         g3 = (2 * error / len(x))[:, None]
@@ -148,7 +148,7 @@ def flat(params):
 
 @pytest.fixture
 def setting(config, x64):
-    """In float64: a config, weights, a training task."""
+    """Returns a config, weights and a training task, in float64."""
     params = initial(config, 0, jnp.float64).params
     task = jax.tree.map(lambda x: x[0], sample_meta_batch(config, 0, 0, SOURCE, POOL, jnp.arange(1)))
     return config, params, task
@@ -205,7 +205,7 @@ def test_an_evaluation_is_that_of_a_plain_loop(config, x64):
                 np.testing.assert_allclose(fits.predictions[i][steps.index(step)], predictions, atol=1e-12)
             network.step(tasks.support.inputs[i], tasks.support.targets[i], config.learning_rate)
         np.testing.assert_allclose(fits.errors[i], errors, rtol=1e-11)
-        assert np.abs(fits.errors[i] - wrong).max() > 1e-3  # the error on the ten points is another one
+        assert np.abs(fits.errors[i] - wrong).max() > 1e-3  # the error on the ten points differs
     named = sine.measures(config, fits)
     assert list(named) == [f"after {n} step{'s' * (n != 1)}" for n in steps]
     np.testing.assert_array_equal(named["after 32 steps"], fits.errors[:, -1])

@@ -1,1 +1,1 @@
-"""What only tests run: small runs, small archives, a soak, eight devices, two processes."""
+"""Code that only tests run: small runs, small archives, a soak, eight devices, two processes."""

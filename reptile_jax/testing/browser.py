@@ -1,4 +1,4 @@
-"""Chromium without a window, and a hand that draws in it."""
+"""Starts Chromium without a window, and draws in it."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ needs_browser = pytest.mark.skipif(
 
 
 def started(width=1280, height=900):
-    """A browser, which takes nothing from another host."""
+    """Starts a browser that can reach no other host."""
     from selenium.webdriver import Chrome, ChromeOptions
     from selenium.webdriver.chrome.service import Service
 
@@ -53,13 +53,13 @@ def draw(driver, pad, strokes, kind="mouse"):
 
 
 def free_port():
-    """A port that nobody listens at."""
+    """Returns a port on which nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         return listening.getsockname()[1]
 
 
 class Demo:
-    """The demo as a person starts it, in a process of its own."""
+    """The demo as a person starts it, in a separate process."""
 
     def __init__(self, pretrained, port, cwd):
         self.address = f"http://127.0.0.1:{port}"
@@ -77,6 +77,6 @@ class Demo:
                 time.sleep(0.1)
 
     def end(self):
-        """What it printed."""
+        """Ends the demo, and returns what it printed."""
         self.process.terminate()
         return self.process.communicate(timeout=60)[0]

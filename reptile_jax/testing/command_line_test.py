@@ -1,4 +1,4 @@
-"""What is wrong on the command line is one line that names field, value and cure; nothing is written."""
+"""Tests that every error on the command line is one line with field, value and cure, and that nothing is written."""
 
 import jax
 import pytest
@@ -36,7 +36,7 @@ TABLE = [
     ("seed=-1", "seed=-1 is not possible: give"),
     ("num_seeds=0", "num_seeds=0 is not possible: give"),
     ("data.validation_classes=-1", "data.validation_classes=-1 is not possible: give"),
-    # values that are none of those there are
+    # values that do not exist
     ("data.name=mnist", "data.name='mnist' is not possible: give one of omniglot, glyphs"),
     ("inner_state=carried", "inner_state='carried' is not possible: give one of averaged, sequential, reset"),
     ("tasks_at_once=some", "tasks_at_once='some' is not possible: give one of auto, one, all"),
@@ -158,7 +158,7 @@ SAME_CONFIG = ["quickstart", "quickstart.py", "configs/quickstart.py", str(MAIN.
 
 @pytest.mark.parametrize("named", SAME_CONFIG)
 def test_a_config_by_its_bare_name_and_from_another_folder(tmp_path, named):
-    """Its fields are there: what it says is refused for a field of its own."""
+    """The config's own fields are loaded, because the error depends on one of them."""
     refused(typed(f"--config={named}", "--config.eval_shots=(20,)", cwd=tmp_path), "eval_shots=20 and one query exceed")
     (tmp_path / "quickstart").mkdir()  # a folder of that name is not a config
     refused(typed(f"--config={named}", "--config.classes=151", cwd=tmp_path), "150 test classes of glyphs")
@@ -173,7 +173,7 @@ def test_a_config_of_ones_own_by_a_relative_path(tmp_path):
 
 
 def test_the_config_of_a_run(tmp_path):
-    """The flags before it and behind it hold, too; false, true and lists are JSON's."""
+    """Flags before and after it apply, too; false, true and lists are in JSON."""
     file = tables.RESULTS / "omniglot_5way" / "config.json"
     for given in ([f"--config={file}", "--config.classes=424"], ["--config.classes=424", f"--config={file}"]):
         refused(typed(*given, cwd=tmp_path), "classes=424 exceeds the 423 test classes of omniglot")
@@ -195,7 +195,7 @@ FILES = {
 
 @pytest.mark.parametrize("content", FILES)
 def test_a_config_file_that_is_none(tmp_path, content):
-    """What is wrong in one line, not a traceback."""
+    """The error is one line, not a traceback."""
     (tmp_path / "own.py").write_text(content)
     refused(typed(f"--config={tmp_path / 'own.py'}", cwd=tmp_path), FILES[content])
     assert {path.name for path in tmp_path.iterdir()} <= {"own.py", "__pycache__"}

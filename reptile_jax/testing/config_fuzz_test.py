@@ -1,4 +1,4 @@
-"""Whatever the config: it is refused with one line that says what would do, or it trains and evaluates."""
+"""Tests that every config either is refused with one line that says what to change, or trains and evaluates."""
 
 import tempfile
 from pathlib import Path

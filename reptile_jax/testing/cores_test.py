@@ -1,4 +1,4 @@
-"""The devices that a program makes of the cores it may use."""
+"""Tests how many devices a program makes from the cores that it may use."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ FIELDS = SMALL | {"meta_batch": 5, "meta_iters": 4, "checkpoint_interval": 2}
     [
         ({"meta_batch": 5}, {1: 1, 2: 2, 3: 3, 4: 3, 5: 5, 64: 5}),  # 5 tasks on 4 devices take as long as on 3
         ({"meta_batch": 1}, {1: 1, 2: 1, 64: 1}),
-        ({"meta_batch": 1, "num_seeds": 3}, {2: 1, 3: 3, 4: 3}),  # devices and seeds have to divide
+        ({"meta_batch": 1, "num_seeds": 3}, {2: 1, 3: 3, 4: 3}),  # the seeds must divide equally among the devices
         ({"meta_batch": 5, "num_seeds": 3}, {2: 2, 4: 3, 16: 15}),
         ({"meta_batch": 5, "inner_state": "sequential"}, {16: 1}),
         ({"meta_batch": 5, "inner_state": "sequential", "num_seeds": 4}, {2: 2, 16: 4}),
@@ -48,7 +48,7 @@ def test_the_quota_of_a_container(monkeypatch, quota, cores):
 
 
 def test_a_run_goes_on_with_another_number_of_devices_and_says_so(tmp_path):
-    """Two devices round otherwise than one; what the environment says is left alone."""
+    """Two devices round differently from one; a number of devices in the environment is kept."""
 
     def trained(workdir, *flags, **more):
         done = run(f"--workdir={workdir}", *flags, cwd=tmp_path, **more, **FIELDS)
@@ -85,7 +85,7 @@ def test_no_devices_are_refused(tmp_path):
 
 
 def test_cpu_devices_share_the_data():
-    """As a process of eight devices sees them; what is cut along the mesh is not shared."""
+    """Eight devices of a process share an array, unless it is divided along the mesh."""
     code = (
         "import jax, numpy as np; from jax.sharding import Mesh; from reptile_jax.devices import put;"
         "mesh = Mesh(np.array(jax.devices())[None], ('seeds', 'tasks')); x = np.ones((8, 1000, 1001), np.uint8);"

@@ -1,4 +1,4 @@
-"""What can be wrong with Omniglot, met by the real program; the tests in data/ have more of each kind."""
+"""Tests errors in Omniglot's data with the real program; the tests in data/ have more errors of each kind."""
 
 import http.server
 import os
@@ -31,13 +31,13 @@ def start(folder, archives="", workdir="run", **options):
 
 
 def left(folder):
-    """What a run leaves in its folder, the lock and whole downloads apart."""
+    """Returns what a run leaves in its folder, except the lock and complete downloads."""
     inside = [*folder.iterdir(), *folder.glob("data/*/*")]
     return [path for path in inside if path != folder / "data" and path.parent != folder / "data" / "downloads"]
 
 
 def refused(process, folder, *words):
-    """Whether a run ends with one line that holds the words, and leaves nothing half done."""
+    """Checks that a run ends with one line that holds the words, and leaves nothing unfinished."""
     _, stderr = process.communicate(timeout=300)
     last = stderr.splitlines()[-1]
     assert process.returncode == 1 and last.startswith("error: ") and "Traceback" not in stderr, stderr
@@ -50,7 +50,7 @@ def refused(process, folder, *words):
 
 @pytest.fixture(scope="module")
 def members():
-    """The first archive's files: name -> bytes."""
+    """Returns the files of the first archive: name -> bytes."""
     with zipfile.ZipFile(Path(REAL, BACKGROUND.file_name)) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
@@ -108,11 +108,11 @@ def test_no_space_for_the_prepared_copy_and_then_two_runs_prepare_at_once(tmp_pa
     assert sum("Preparing" in stderr for _, stderr in outputs) == 1
 
 
-# Downloads, by TFDS from github.com as the loopback address has it.
+# Downloads by TFDS, for which the loopback address stands in for github.com.
 
 
 class Upstream(http.server.BaseHTTPRequestHandler):
-    """A proxy that answers for github.com: `answer` is a status, an announced length and what is sent of it."""
+    """A proxy that answers for github.com: `answer` is a status, an announced length and the bytes that are sent."""
 
     answer = tls = None
 
@@ -137,12 +137,12 @@ class Upstream(http.server.BaseHTTPRequestHandler):
         pass
 
 
-STALLS = 9_464_212  # bytes announced by the server that falls silent; any number would do
+STALLS = 9_464_212  # bytes announced by the server that stops sending; any number is possible
 
 
 @pytest.fixture
 def upstream(tmp_path, tmp_path_factory, monkeypatch):
-    """Serves what is set as `answer` to the programs that are started."""
+    """Serves `answer`, which a test sets, to the programs that it starts."""
     authority, keys = trustme.CA(), tmp_path_factory.mktemp("keys")
     authority.cert_pem.write_to_path(keys / "authority.pem")
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

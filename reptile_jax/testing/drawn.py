@@ -1,4 +1,4 @@
-"""Test drawings as lines: skeletons of their ink, and strokes along them."""
+"""Turns test drawings into lines: skeletons of their ink, and strokes along the lines."""
 
 import itertools
 
@@ -8,7 +8,7 @@ AROUND = [(-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1)]
 
 
 def skeleton(ink):
-    """Lines one pixel wide (Zhang and Suen, 1984): bool [height, width]."""
+    """Returns lines that are one pixel wide (Zhang and Suen, 1984): bool [height, width]."""
     lines, before = np.pad(ink, 1).astype(int), None
     while before is None or (lines != before).any():
         before = lines.copy()
@@ -23,7 +23,7 @@ def skeleton(ink):
 
 
 def strokes(ink):
-    """Strokes along the lines of a drawing, bool [size, size]: lists of points (x, y), shares of the size."""
+    """Returns strokes along the lines of a drawing, bool [size, size]: lists of points (x, y) as shares of the size."""
     lines = skeleton(ink)
     left, found = {tuple(x) for x in np.argwhere(lines).tolist()}, []
 

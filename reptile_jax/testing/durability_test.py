@@ -1,4 +1,4 @@
-"""What happens to a run when the disk, the machine or a person gets in its way; each through the real program."""
+"""Tests, with the real program, what happens if the disk, the machine or a person disturbs a run."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ ERRORS = ("Traceback", "Error:")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nothing happened to."""
+    """Makes a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
     done = run("--workdir=run", cwd=folder, **FIELDS)
     assert done.returncode == 0, done.stderr
@@ -34,14 +34,14 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def copy(whole, tmp_path):
-    """A copy of it, its results not yet written."""
+    """Makes a copy of the run whose results are not written yet."""
     shutil.copytree(whole, tmp_path / "run")
     (tmp_path / "run" / "results.json").unlink()
     return tmp_path / "run"
 
 
 def go_on(workdir, status=0, **options):
-    """Starts the run in a workdir again, and nothing else than the workdir is named."""
+    """Starts the run in a workdir again; the command names only the workdir."""
     done = subprocess.run(
         [*command(config=None), f"--workdir={workdir}"], capture_output=True, text=True, timeout=600, **options
     )
@@ -51,7 +51,7 @@ def go_on(workdir, status=0, **options):
 
 
 def ends_as(workdir, whole):
-    """Whether weights, optimiser state, metrics and results are those of the whole run."""
+    """Returns whether weights, optimiser state, metrics and results equal those of the undisturbed run."""
     config = small(**FIELDS)
     same_results = [json.loads((folder / "results.json").read_text()) for folder in (workdir, whole)]
     return (
@@ -92,7 +92,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(copy, whole, da
     assert len(said) == 1 and str(copy / "checkpoints" / "30") in said[0], done.stderr
     assert "at meta-iteration 20" in done.stderr
     assert ends_as(copy, whole)
-    assert [path.name for path in (copy / checkpoint.SET_ASIDE).iterdir()] == ["30.0"]  # put aside, not thrown away
+    assert [path.name for path in (copy / checkpoint.SET_ASIDE).iterdir()] == ["30.0"]  # moved, not deleted
 
 
 def test_all_checkpoints_damaged_is_an_error_and_no_fresh_start(copy):
@@ -105,7 +105,7 @@ def test_all_checkpoints_damaged_is_an_error_and_no_fresh_start(copy):
 
 
 def test_killed_before_the_first_seal_it_begins_anew(copy, whole):
-    """What a kill leaves between the first checkpoint and its seal; without the note it is damage."""
+    """The run looks as if it was killed before its first seal; without the note, this counts as damage."""
     for other in ("20", "30"):
         shutil.rmtree(copy / "checkpoints" / other)
     first, note = copy / "checkpoints" / "10", copy / "checkpoints" / checkpoint.WRITING
@@ -155,7 +155,7 @@ def test_metrics_cut_before_the_newest_checkpoint_are_made_again(copy, whole):
 
 
 def test_metrics_that_are_lost_do_not_make_checkpoints_damaged(copy, whole):
-    """And the weights are not lost: the cure that is named works."""
+    """The weights are not lost: the cure in the message works."""
     (copy / "metrics.jsonl").unlink()
     failed = go_on(copy, status=1).stderr
     assert "damaged" not in failed and "metrics.jsonl lacks rows from before every undamaged checkpoint" in failed
@@ -219,7 +219,7 @@ def test_a_workdir_that_cannot_be_made(tmp_path):
 
 
 def limited(size):
-    """What a process does first to have files of at most some bytes, as on a disk that is full."""
+    """Returns a function with which a process limits the size of its files, as on a full disk."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
@@ -247,7 +247,7 @@ def test_a_disk_full_while_logging(copy, whole):
 
 @pytest.fixture
 def disk(tmp_path):
-    """A small disk of its own."""
+    """Makes a separate small disk."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -261,7 +261,7 @@ def disk(tmp_path):
 
 @pytest.mark.parametrize("free", [0, 50_000, 200_000, 1_000_000])
 def test_a_full_disk(disk, whole, free):
-    """Full at once, while logging, or while saving."""
+    """The disk is full at once, or becomes full while logging or while saving."""
     workdir = shutil.copytree(whole, disk / "run")
     for later in ("20", "30"):
         shutil.rmtree(workdir / "checkpoints" / later)
@@ -278,7 +278,7 @@ def test_a_full_disk(disk, whole, free):
 
 
 def test_what_is_not_finite_is_named_and_never_saved(tmp_path):
-    """Weights that grow a thousandfold a step: finite at first, and then no more."""
+    """The weights grow by a factor of a thousand per step: they are finite at first, but not later."""
     failed = run("--workdir=run", cwd=tmp_path, **FIELDS | {"weight_decay": 1e4, "checkpoint_interval": 1})
     assert failed.returncode == 1
     last = failed.stderr.splitlines()[-1]
@@ -294,7 +294,7 @@ def test_what_is_not_finite_is_named_and_never_saved(tmp_path):
 
 
 def test_a_meta_update_that_is_not_finite_is_never_saved(tmp_path):
-    """The loss and the delta are finite; what they lead to is not."""
+    """The loss and the delta are finite, but the new weights are not."""
     failed = run("--workdir=run", cwd=tmp_path, **FIELDS | {"meta_step": 3e38, "learning_rate": 1.0, "sgd": True})
     assert failed.returncode == 1
     last = failed.stderr.splitlines()[-1]
@@ -336,7 +336,7 @@ def test_a_signal_in_the_evaluation_ends_it_and_loses_nothing(tmp_path, number, 
 def test_a_second_interrupt_ends_the_program_at_once(tmp_path):
     process = start(tmp_path / "run", **FIELDS | {"meta_iters": 100_000, "checkpoint_interval": 100_000})
     wait_for(process, lambda: (tmp_path / "run" / "checkpoints").exists())
-    os.kill(process.pid, signal.SIGSTOP)  # so that both are there before it can end by the first
+    os.kill(process.pid, signal.SIGSTOP)  # so that both signals are there before the first one ends it
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     os.kill(process.pid, signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""Tests for eight devices; devices_test.py runs them in a process that has as many, virtual ones."""
+"""Tests for eight devices; devices_test.py runs them in a process with eight virtual devices."""
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,11 @@ from reptile_jax.run.programs import eval_program, initial_states, train_program
 from reptile_jax.tasks import kind_of
 from reptile_jax.testing.small_runs import small
 
-MESHES = {1: (1, 1), 2: (1, 2), 4: (1, 4), 8: (1, 8)}  # by devices, for one seed
+MESHES = {1: (1, 1), 2: (1, 2), 4: (1, 4), 8: (1, 8)}  # by number of devices, for one seed
 
 
 def train(config, devices, dtype, iterations):
-    """The weights after some meta-iterations on the first few devices."""
+    """Returns the weights after some meta-iterations on the first few devices."""
     mesh = mesh_of(config, jax.devices()[:devices])
     data, states = kind_of(config).load(config, mesh), put(mesh, initial_states(config, dtype))
     seeds = np.arange(config.num_seeds, dtype=np.int32) + config.seed
@@ -25,7 +25,7 @@ def train(config, devices, dtype, iterations):
 
 
 def distance(a, b):
-    """The relative L2 distance of weights and inner optimiser's states."""
+    """Returns the relative L2 distance of weights and inner optimiser's states."""
     flat_a, flat_b = (np.concatenate([np.ravel(x) for x in jax.tree.leaves((s.params, s.opt_state))]) for s in (a, b))
     return np.linalg.norm(flat_a - flat_b) / np.linalg.norm(flat_b)
 
@@ -40,7 +40,7 @@ def test_the_meshes():
 
 @pytest.fixture(scope="module", params=["averaged", "reset"])
 def alone(request):
-    """A config with five tasks a meta-iteration, and twenty of them on one device, in float64."""
+    """Returns a config with five tasks per meta-iteration, and twenty meta-iterations on one device, in float64."""
     config = small(meta_batch=5, meta_iters=20, inner_state=request.param)
     with jax.enable_x64(True):
         return config, train(config, 1, jnp.float64, 20)
@@ -53,7 +53,7 @@ def test_tasks_spread_over_devices_train_as_on_one(x64, alone, devices):
 
 
 def test_a_task_more_or_less_is_seen(x64, alone):
-    """Negative control: were the tasks that fill up counted, the mean would be another."""
+    """Negative control: if the added tasks counted, the mean would differ."""
     config, wanted = alone
     config = config.copy_and_resolve_references()
     config.meta_batch = 6
@@ -113,7 +113,7 @@ def test_tasks_that_do_not_divide_are_all_evaluated():
     ("module", "devices"), [*((omniglot_1shot_5way, n) for n in (2, 4, 8)), (omniglot_1shot_20way, 8)]
 )
 def test_a_published_run_on_any_number_of_devices(module, devices):
-    """Five tasks, which divide by none of these numbers; one meta-iteration."""
+    """One meta-iteration of five tasks, which cannot be divided equally among the devices."""
     config = module.get_config()
     config.data.name = "glyphs"
     assert distance(train(config, devices, jnp.float32, 1), train(config, 1, jnp.float32, 1)) < 1e-4

@@ -1,4 +1,4 @@
-"""Real training on real input, seen to learn."""
+"""Tests that real training on real input learns."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The compiled programs, read: what is in them, and that accelerators' compilers take them."""
+"""Tests what the compiled programs contain, and that they can be lowered for accelerators."""
 
 import re
 
@@ -18,14 +18,14 @@ from reptile_jax.testing.small_runs import small
 
 # A convolution in StableHLO whose channels or batch are split into groups, as for weights of every task's own.
 GROUPED = re.compile(r"(feature|batch)_group_count\s*=\s*(?!1\b)\d+")
-# What the host would take part in, by the names that JAX and XLA give it.
+# Operations that need the host, by their names in JAX and XLA.
 HOST = re.compile(r"callback|infeed|outfeed|stablehlo\.(send|recv)|SendTo|RecvFrom|MoveToHost|pinned_host")
 
 RUNS = [omniglot_1shot_5way, omniglot_1shot_20way, miniimagenet_1shot_5way]
 
 
 def traced(module=omniglot_1shot_5way, program="train", **fields):
-    """A program of a published run, traced on as many images and classes as Omniglot has."""
+    """Traces a program of a published run on as many images and classes as Omniglot has."""
     config = module.get_config()
     config.update(fields)
     mesh = mesh_of(config)
@@ -77,7 +77,7 @@ def test_programs_lower_for_accelerators(platform, convolution, program):
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_every_product_takes_the_precision_that_jax_is_told(platform):
-    """JAX_DEFAULT_MATMUL_PRECISION, by which accelerators compute in bfloat16."""
+    """JAX_DEFAULT_MATMUL_PRECISION lets accelerators compute in bfloat16."""
     function, arguments = traced(tasks_at_once="all")
     with jax.default_matmul_precision("BF16_BF16_F32"):
         text = jax.export.export(function, platforms=[platform])(*arguments).mlir_module()
@@ -87,7 +87,7 @@ def test_every_product_takes_the_precision_that_jax_is_told(platform):
 
 
 def test_nothing_is_compiled_after_the_first_point_of_the_curves(tmp_path, monkeypatch):
-    """Dispatches of 5, 4, 1 and 2 meta-iterations, curves and checkpoints between them."""
+    """Dispatches have 5, 4, 1 and 2 meta-iterations, with curves and checkpoints between them."""
     compilations, points = [], []
     listener = lambda event, duration, **_: compilations.append(event) if "backend_compile" in event else None  # noqa: E731
     write = MetricsWriter.write

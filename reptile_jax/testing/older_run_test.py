@@ -1,4 +1,4 @@
-"""What an earlier version wrote stays usable: a run of it, and the shipped weights, whose configs lack later fields."""
+"""Tests that a run of an earlier version and the shipped weights, whose configs lack later fields, stay usable."""
 
 import json
 import shutil
@@ -53,7 +53,7 @@ def test_shipped_weights_of_an_older_version_are_read(name):
 
 
 def test_a_field_that_is_lacking_means_what_the_older_version_did(workdir):
-    """Whatever today's default is."""
+    """The current default does not matter."""
     older = ConfigDict(json.loads((workdir / "config.json").read_text()))
     assert not set(OLDER) & field_names(older) - field_names(completed(older))
     assert {name: get_field(completed(older), name) for name in OLDER} == {

@@ -1,4 +1,4 @@
-"""A run on one's own images, through main.py: a folder of twelve classes with 30 images each, in mixed formats."""
+"""Tests main.py on a person's own images: a folder of twelve classes with 30 images each, in mixed formats."""
 
 import io
 import json
@@ -23,7 +23,7 @@ FIELDS = {
 
 
 def photographs(name):
-    """30 images of a class: of Mini-ImageNet where it is there, else patches of the class's own colour."""
+    """Returns 30 images of a class, from Mini-ImageNet if it is there, otherwise patches in the class's colour."""
     if MINIIMAGENET and Path(MINIIMAGENET, "val.zip").exists():
         with zipfile.ZipFile(Path(MINIIMAGENET, "val.zip")) as archive:
             files = sorted(member for member in archive.namelist() if member.endswith(".jpg"))

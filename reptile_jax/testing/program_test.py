@@ -1,4 +1,4 @@
-"""main.py as a person runs it: one process, its flags, its output, its exit status."""
+"""Tests main.py as a person runs it: one process, its flags, its output and its exit status."""
 
 import json
 import os
@@ -85,7 +85,7 @@ def test_in_a_thread_a_run_goes_as_elsewhere(tmp_path):
 
 
 def test_output_in_ascii(tmp_path):
-    """It has no ±, and no blocks for a bar."""
+    """ASCII has no ±, and no blocks for a bar."""
     fields = SMALL | {"meta_iters": 5}
     done = run("--workdir=run", cwd=tmp_path, env=os.environ | {"PYTHONIOENCODING": "ascii"}, **fields)
     assert done.returncode == 0, done.stderr
@@ -98,7 +98,7 @@ def test_output_in_ascii(tmp_path):
     [("omniglot_1shot_20way", {}, seconds) for seconds in (0, 4, 8)] + [("quickstart", {"meta_batch": 100}, 5)],
 )
 def test_a_large_run_ends_within_ten_seconds_of_a_signal(tmp_path, config, fields, seconds):
-    """In the midst of compiling or training: what a machine that is taken away allows."""
+    """The signal comes during compiling or training; a machine that is taken away allows this much time."""
     process = subprocess.Popen(
         command("--workdir=run", config=config, **fields | {"data__name": "glyphs"}),
         cwd=tmp_path, stderr=subprocess.PIPE, text=True,

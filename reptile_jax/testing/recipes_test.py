@@ -1,4 +1,4 @@
-"""The recipes of reptile_jax/README.md, followed to the letter in a copy of the program."""
+"""Follows the recipes of reptile_jax/README.md exactly, in a copy of the program."""
 
 import json
 import re
@@ -22,7 +22,7 @@ IMPORTS = {
 
 @pytest.fixture
 def copy(tmp_path):
-    """The program without tests and results."""
+    """Copies the program without tests and results."""
     ignored = shutil.ignore_patterns("*_test.py", "results", "older_run", "__pycache__")
     for folder in ("reptile_jax", "configs"):
         shutil.copytree(MAIN.parent / folder, tmp_path / folder, ignore=ignored)

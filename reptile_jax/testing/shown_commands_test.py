@@ -89,7 +89,7 @@ def stopped_where_work_begins():
 
 def outcome(command, cwd):
     """Returns what a command prints, or "begun" if it is correct."""
-    if command[:2] == ("-m", "reptile_torch_ref.train"):  # whose flags are defined once a process
+    if command[:2] == ("-m", "reptile_torch_ref.train"):  # whose flags can be defined only once in a process
         return run_module(*command[1:], cwd=cwd)
     with stopped_where_work_begins():
         try:
@@ -109,7 +109,7 @@ def test_the_commands_are_found():
     for file in (ROOT / "configs").glob("[!_]*.py"):
         assert any(file.name in word for words in by_place[f"configs/{file.name}"] for word in words), file
     several = next(words for words in by_place["reptile_jax/run/README.md"] if "--process_id=0" in words)
-    assert several[-1] == "--workdir=SHARED/run"  # on the line behind the backslash
+    assert several[-1] == "--workdir=SHARED/run"  # on the line after the backslash
 
 
 def test_no_beginning_of_a_command_ends_in_the_insides_of_the_program(tmp_path):

@@ -10,19 +10,19 @@ FORMATS = ("png", "jpeg", "bmp", "webp", "gif")
 
 
 def pixels(seed, height=8, width=8):
-    """Random colours: uint8 [height, width, 3]."""
+    """Returns random colours: uint8 [height, width, 3]."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def encoded(array, file_format="png", **options):
-    """The bytes of an image file."""
+    """Returns the bytes of an image file."""
     file = io.BytesIO()
     Image.fromarray(array).save(file, file_format, **options)
     return file.getvalue()
 
 
 def members(classes, seed=0, formats=("png",), size=(8, 8)):
-    """ "CLASS/image" -> bytes, for class -> number of images; the formats take turns."""
+    """Returns "CLASS/image" -> bytes, from class -> number of images; the formats take turns."""
     return {
         f"{name}/{number:03d}.{formats[number % len(formats)]}": encoded(
             pixels((seed, *name.encode(), number), *size), formats[number % len(formats)]

@@ -1,4 +1,4 @@
-"""Omniglot of six characters: archives of upstream's kind, and the data set that reads them."""
+"""A small Omniglot with six characters: archives like upstream's, and the data set that reads them."""
 
 import hashlib
 import io
@@ -46,7 +46,7 @@ def write_zip(path, contents):
 
 
 class SmallOmniglot(omniglot.OmniglotCharacters):
-    """Omniglot of six characters."""
+    """A small Omniglot with six characters."""
 
     ARCHIVES = ARCHIVES
 
@@ -79,7 +79,7 @@ def half_done(data_dir):
 
 
 def refused(data_dir, archives=""):
-    """Returns the one line of the error that loading ends in; no copy, whole or half, is left."""
+    """Returns the line of the error that loading raises; checks that no copy is left, not even an unfinished one."""
     with pytest.raises(DataError) as error:
         load(data_dir, archives)
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Runs of seconds on the embedded data set, in this process and as a person starts them, and how two are compared."""
+"""Short runs on the embedded data set, in this process and as a person starts them, and comparisons of runs."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ TIMES = "meta_iters_per_second"
 
 
 def small(**fields):
-    """A run of seconds on the embedded data set."""
+    """Returns the config of a run on the embedded data set that takes seconds."""
     config = quickstart.get_config()
     config.update(
         classes=3, shots=1, train_shots=3, inner_batch=4, inner_iters=2, meta_batch=2, meta_iters=12, eval_batch=3,
@@ -44,7 +44,7 @@ WAVES = {
 
 
 def small_waves(**fields):
-    """A run of seconds on sine waves."""
+    """Returns the config of a run on sine waves that takes seconds."""
     config = sinusoid.get_config()
     config.update_from_flattened_dict(WAVES | {"meta_iters": 12} | fields)
     return config
@@ -77,16 +77,16 @@ def run(*flags, cwd, env=None, **fields):
 
 
 def run_module(*words, cwd):
-    """A module of this repository, as `python -m` starts it in another folder."""
+    """Runs a module of this repository as `python -m` does, in another folder."""
     environment = os.environ | {"PYTHONPATH": str(MAIN.parent)}
     command = [sys.executable, "-m", *words]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def typed(*words, cwd):
-    """What `run` does, in this process: main.py, or with "-m" first a module, and what was typed behind it.
+    """Does the same as `run` in this process: runs main.py, or a module after "-m", with the words that follow.
 
-    Quicker by the seconds that imports take. `command_line_test.py` shows that both give the same.
+    This saves the seconds that imports take. `command_line_test.py` shows that both give the same.
     """
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
@@ -101,7 +101,7 @@ def typed(*words, cwd):
             else:
                 runpy.run_path(str(MAIN), run_name="__main__")
             status = 0
-        except SystemExit as ended:  # as the interpreter takes it
+        except SystemExit as ended:  # as the interpreter handles it
             status = ended.code if isinstance(ended.code, int | None) else 1
             if not isinstance(ended.code, int | None):
                 print(ended.code, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Kills real runs with SIGKILL and compares where they end: python -m reptile_jax.testing.soak FOLDER.
+"""Kills real runs with SIGKILL and compares their results: python -m reptile_jax.testing.soak FOLDER.
 
 FOLDER must not exist. REPTILE_OMNIGLOT=DIR, the folder of Omniglot's archives, adds kills in the preparation of the
 data.
@@ -28,21 +28,26 @@ FIELDS = {
     "checkpoint_interval": 200,
 }  # fmt: skip
 KILLS = {"data preparation": 3, "checkpoint write": 6, "training": 8, "evaluation": 3}
-AHEAD = {"checkpoint write": 4, "training": 4}  # checkpoints that a run goes on for until then, at most
-DELAYS = {"data preparation": 0.3, "checkpoint write": 0.1, "training": 2, "evaluation": 2}  # seconds more, at most
-ATTEMPTS = 10  # to kill a run at a moment
+AHEAD = {"checkpoint write": 4, "training": 4}  # the largest number of further checkpoints before the kill
+DELAYS = {
+    "data preparation": 0.3,
+    "checkpoint write": 0.1,
+    "training": 2,
+    "evaluation": 2,
+}  # the largest number of further seconds
+ATTEMPTS = 10  # at killing a run at a moment
 
 
 class Soak:
-    """One run that is killed, beside one that is not.
+    """One run that is killed, and one that is not.
 
     Attributes:
-        folder: of both runs, `whole` and `part`.
-        log: a line for each kill: the moment, and what was there.
+        folder: the folder of both runs, `whole` and `part`.
+        log: a line for each kill, with the moment and the checkpoints at that time.
     """
 
     def __init__(self, folder: Path, archives: str | None, seed: int = 0) -> None:
-        """Makes the folder; with `archives` the data is real Omniglot, which is prepared first."""
+        """Makes the folder; with `archives`, the data is real Omniglot, which is prepared first."""
         folder.mkdir(parents=True)
         self.folder, self._random = folder, random.Random(seed)
         self.log: list[str] = []
@@ -61,7 +66,7 @@ class Soak:
         """Runs to the end.
 
         Raises:
-            CalledProcessError: it failed.
+            CalledProcessError: the run failed.
         """
         subprocess.run([sys.executable, MAIN, *self._fields, f"--workdir={self.folder / workdir}"], check=True)
 
@@ -69,7 +74,7 @@ class Soak:
         """Starts the run and kills it at a moment.
 
         Raises:
-            RuntimeError: it was always past that moment.
+            RuntimeError: the run was past that moment in every attempt.
         """
         for _ in range(ATTEMPTS):
             if moment == "evaluation":
@@ -89,15 +94,15 @@ class Soak:
                 print(self.log[-1], flush=True)
                 return
             (self._part / "results.json").unlink(missing_ok=True)
-        raise RuntimeError(f"the run was never met in {moment}")
+        raise RuntimeError(f"the run was never killed in {moment}")
 
     def same(self) -> list[str]:
-        """Says in what the runs differ: checkpoints, metrics and results, times apart."""
+        """Returns what differs between the runs: checkpoints, metrics or results, without times."""
         wholes, parts = (self._contents(self.folder / name) for name in ("whole", "part"))
         return [name for name in wholes if wholes[name] != parts[name]]
 
     def _contents(self, workdir: Path) -> dict[str, object]:
-        """What is compared of a run."""
+        """Returns what is compared of a run."""
         checkpoints, iteration = checkpoint.find(workdir)
         config = checkpoints.config(iteration)
         states = checkpoints.restore(iteration, state_shapes(config, mesh_of(config)))
@@ -109,7 +114,7 @@ class Soak:
         }
 
     def _checkpoints(self) -> int:
-        """How many checkpoints the run has written so far, those since removed included."""
+        """Returns how many checkpoints the run has written so far, including removed ones."""
         written = [int(path.name) for path in (self._part / "checkpoints").glob("*") if path.name.isdecimal()]
         return max(written, default=0) // FIELDS["checkpoint_interval"]
 
@@ -117,7 +122,7 @@ class Soak:
         return (self._part / "learning_curve.png").exists()
 
     def _writing(self) -> bool:
-        """Whether a checkpoint is unfinished, or without its seal."""
+        """Returns whether a checkpoint is unfinished or lacks its seal."""
         for path in (self._part / "checkpoints").glob("*"):
             if not path.name.isdecimal() or not (path / checkpoint.SEAL).exists():
                 return True
@@ -125,7 +130,7 @@ class Soak:
 
 
 def soak(folder: Path, kills: dict[str, int], archives: str | None) -> Soak:
-    """Runs one run whole, and one that is killed so many times at each moment; then both have ended."""
+    """Runs one run without kills and one with so many kills at each moment, both to the end."""
     runs = Soak(folder, archives)
     for moment, count in kills.items():
         if archives or moment != "data preparation":
@@ -141,5 +146,5 @@ if __name__ == "__main__":
         sys.exit("usage: python -m reptile_jax.testing.soak FOLDER")
     soaked = soak(Path(sys.argv[1]), KILLS, os.environ.get("REPTILE_OMNIGLOT"))
     if differences := soaked.same():
-        sys.exit(f"error: after {len(soaked.log)} kills the run differs in {', '.join(differences)}")
-    print(f"after {len(soaked.log)} kills the run ended as the one that was never killed")
+        sys.exit(f"error: after {len(soaked.log)} kills, the run differs in {', '.join(differences)}")
+    print(f"after {len(soaked.log)} kills, the run has the same results as the run that was never killed")

@@ -1,4 +1,4 @@
-"""The soak's short form; `make soak` is the long one."""
+"""Runs a short soak; `make soak` runs the long one."""
 
 import json
 import os

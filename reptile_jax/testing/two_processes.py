@@ -1,4 +1,4 @@
-"""What devices_test.py starts as one of several processes: python two_processes.py FILE PORT PROCESSES PROCESS."""
+"""A program that devices_test.py starts as several processes: python two_processes.py FILE PORT PROCESSES PROCESS."""
 
 import sys
 

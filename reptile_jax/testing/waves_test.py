@@ -1,4 +1,4 @@
-"""Sine waves from main.py: trained, killed and resumed, evaluated before and after."""
+"""Tests sine waves with main.py: training, killing and resuming, and evaluation before and after."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The wheel, built, installed in an environment of its own and used there."""
+"""Tests the wheel: builds it, installs it in a separate environment and uses it there."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scripts(wheel, tmp_path_factory):
-    """The folder of programs of an environment that has the wheel, and what it needs from this one."""
+    """Returns the folder of programs of an environment with the wheel, which gets its dependencies from this one."""
     folder = tmp_path_factory.mktemp("environment")
     quietly(sys.executable, "-m", "venv", "--without-pip", "env", cwd=folder)
     python = folder / "env" / "bin" / "python"
