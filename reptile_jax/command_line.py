@@ -309,8 +309,10 @@ def _first_steps(program: str) -> str:
     """Returns the text that shows what to type if there are no arguments."""
     rows = {
         "--config=quickstart": "trains and evaluates on built-in synthetic drawings, without a download",
+        "--config=images --config.data.dir=DIR": "trains on your own images, in one folder per class",
         "--config=omniglot_5shot_5way": "repeats a published run; downloads Omniglot",
         "--mode=eval --pretrained=omniglot_5way": "evaluates trained weights on test characters; downloads Omniglot",
+        "--mode=demo --pretrained=omniglot_5way": "serves a page to draw on",
         "--help": "lists every mode, config and flag",
     }
     return "\n".join(["Type one of these:", "", *_columns({f"{program} {flag}": text for flag, text in rows.items()})])

@@ -213,7 +213,10 @@ def _data_problems(config: ConfigDict) -> Iterator[str]:
     for kind in eval_sets(config):
         classes = sizes.get(kind, 0) * (turns if kind == "train" else 1)
         if config.classes > classes:
-            yield f"classes={config.classes} exceeds the {classes} {kind} classes of {name}: give less"
+            fits = len(described.names) - config.classes  # classes to train on that leave enough for testing
+            can_move = described.sets is None and kind == "test" and "data.train_classes" not in known.values
+            or_else = f", or data.train_classes={fits}" if can_move and fits > 0 else ""
+            yield f"classes={config.classes} exceeds the {classes} {kind} classes of {name}: give less{or_else}"
     fewest = min(described.counts)
     where = f"the {fewest} examples of {described.names[described.counts.index(fewest)]}"
     for shots in eval_shots(config):

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from reptile_jax.data.images import DataError, Description
 
+ALIKE = ("train", "training", "val", "valid", "validation", "test", "testing")  # what people call sets
 SETS = {"train": "train", "val": "validation", "test": "test"}  # name of the folder -> of the set
 LARGEST_MEMBER = 2**30  # bytes of one image in a zip file; a small zip file can hold a far larger member
 _OF_SYSTEMS = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "@eadir")
@@ -134,6 +135,9 @@ def _places(directory: Path) -> dict[str, Path]:
             found[name] = both[0]
     # A class may have the name "train"; its folder then holds images, not folders.
     split = {"train", "test"} <= set(found) or any(not place.is_dir() or _folders(place) for place in found.values())
+    for other in _folders(directory):
+        if other not in SETS and other.lower() in ALIKE and _folders(directory / other):
+            raise DataError(f"{directory / other} is none of the sets train/, val/ and test/: rename or remove it")
     if not split:
         return {"": directory}
     for name in ("train", "test"):

@@ -178,6 +178,22 @@ def test_a_class_in_two_sets(split):
     refused(split, "'cat'", f"{split}/train", f"{split}/test")
 
 
+def test_a_folder_beside_the_sets(split):
+    write_folder(split / "validation", members({"owl": 2}))
+    refused(split, "validation is none of the sets train/, val/ and test/: rename or remove it")
+
+
+def test_sets_in_capitals(tmp_path):
+    for name in ("Train", "Test"):
+        write_folder(tmp_path / name, members({f"owl{name}": 2}))
+    refused(tmp_path, "Test is none of the sets")
+
+
+def test_a_class_may_be_called_test_in_capitals(tmp_path):
+    write_folder(tmp_path, members({"Test": 2, "owl": 3}))
+    assert classes_of(tmp_path) == {"": {"Test": 2, "owl": 3}}
+
+
 def test_both_a_folder_and_a_zip_file(split):
     write_zip(split / "train.zip", members({"dog": 1}))
     refused(split, "both train/ and train.zip")

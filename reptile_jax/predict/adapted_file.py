@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import random
 from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as to_bytes
 
 from reptile_jax.config import completed
 from reptile_jax.meta.inner_loop import Params
@@ -46,7 +46,7 @@ def save(path: str | Path, content: Content) -> None:
     tensors = {f"params/{name}": np.asarray(x, order="C") for name, x in _flat(content.phi).items()}
     known = {"config": content.config.to_json(), "classes": json.dumps(content.classes)}
     unfinished = file.with_name(f"{file.name}.tmp")
-    save_file(tensors | {"support": np.ascontiguousarray(content.support)}, unfinished, known)
+    unfinished.write_bytes(to_bytes(tensors | {"support": np.ascontiguousarray(content.support)}, known))
     unfinished.replace(file)
 
 

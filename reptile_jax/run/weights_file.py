@@ -16,7 +16,8 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
 
 from reptile_jax.meta.reptile import MetaState
 
@@ -46,9 +47,9 @@ def save(path: str | Path, state: MetaState, config: ConfigDict | None = None, f
     if config:
         known |= {"config": config.to_json(), "meta_iters": str(int(state.iteration))}
     try:
-        save_file(tensors, path, known or None)
-    except SafetensorError as error:
-        raise WeightsError(f"{path} cannot be written ({error}): make room and write access there") from error
+        Path(path).write_bytes(to_bytes(tensors, known or None))
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be written ({error.strerror}): make room and write access there") from error
 
 
 def metadata(path: str | Path) -> dict[str, str]:
