@@ -186,7 +186,7 @@ def newest(workdir: Path, steps: list[int] | None = None, quiet: bool = False) -
             print(f"{path} {problem}: looking for an earlier one", file=sys.stderr)
     if whole:
         raise CheckpointError(
-            f"{workdir / 'metrics.jsonl'} lacks rows from before every undamaged checkpoint: restore it from a "
+            f"{workdir / 'metrics.jsonl'} lacks rows from before every intact checkpoint: restore it from a "
             f"backup, or start another run from the newest: --pretrained={whole[0]} --workdir=ANOTHER"
         )
     if iterations:
@@ -230,7 +230,7 @@ def _lost(path: Path, iteration: int, steps: list[int] | None) -> str:
     if steps is None:
         return ""
     there, written = sum(step <= iteration for step in steps), _read_seal(path)["rows"]
-    return f"is not damaged, but metrics.jsonl has {there} of the {written} rows before it" if there < written else ""
+    return f"is intact, but metrics.jsonl has {there} of the {written} rows before it" if there < written else ""
 
 
 def _iterations(workdir: Path) -> list[int]:

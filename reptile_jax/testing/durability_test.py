@@ -149,7 +149,7 @@ def test_metrics_cut_before_the_newest_checkpoint_are_made_again(copy, whole):
     lines = metrics.read_text().splitlines(keepends=True)
     metrics.write_text("".join(lines[:3]) + "no row\n" + "".join(lines[4:]))
     done = go_on(copy)
-    assert "checkpoints/20 is not damaged, but metrics.jsonl has 3 of the 4 rows before it" in done.stderr
+    assert "checkpoints/20 is intact, but metrics.jsonl has 3 of the 4 rows before it" in done.stderr
     assert "at meta-iteration 10" in done.stderr
     assert ends_as(copy, whole)
 
@@ -158,7 +158,7 @@ def test_metrics_that_are_lost_do_not_make_checkpoints_damaged(copy, whole):
     """The weights are not lost: the cure in the message works."""
     (copy / "metrics.jsonl").unlink()
     failed = go_on(copy, status=1).stderr
-    assert "damaged" not in failed and "metrics.jsonl lacks rows from before every undamaged checkpoint" in failed
+    assert "damaged" not in failed and "metrics.jsonl lacks rows from before every intact checkpoint" in failed
     cure = failed.split()[-2:]
     assert cure == [f"--pretrained={copy / 'checkpoints' / '30'}", "--workdir=ANOTHER"]
     done = run(*cure, cwd=copy.parent, **FIELDS)
