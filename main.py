@@ -19,15 +19,7 @@ from reptile_jax import command_line
 from reptile_jax.command_line import Asked
 from reptile_jax.config import ConfigError
 from reptile_jax.data import DataError
-from reptile_jax.devices import (
-    ElsewhereError,
-    at_once,
-    best_cpu_devices,
-    cpu_devices_given,
-    keep_compiled,
-    make_cpu_devices,
-    usable_cores,
-)
+from reptile_jax.devices import ElsewhereError, at_once, divide_cpu, keep_compiled, make_cpu_devices
 from reptile_jax.run.checkpoint import CheckpointError
 from reptile_jax.run.interrupt import Interrupted
 from reptile_jax.run.train import TrainingError, evaluate_only, train_and_evaluate
@@ -67,9 +59,6 @@ def predict(asked: Asked) -> None:
     folder.predict(asked.pretrained, asked.support, asked.queries, asked.output, asked.top or 1)
 
 
-CPU_DEVICES = ("train", "eval", "benchmark")  # the modes that several CPU devices serve
-
-
 def demo(asked: Asked) -> None:
     """Serves a page on which you draw characters and see which one a query resembles most."""
     from reptile_jax.demo import server
@@ -89,7 +78,7 @@ def main() -> None:
     asked = command_line.parse(sys.argv, MODES)
     logging.set_verbosity(logging.FATAL)  # Orbax logs what it raises, which is said here in one line
     keep_compiled()
-    divide_cpu(asked)
+    make_devices(asked)
     if asked.distributed:
         connect(asked)
     try:
@@ -119,16 +108,14 @@ def main() -> None:
         sys.exit(interrupted.status)
 
 
-def divide_cpu(asked: Asked) -> None:
+def make_devices(asked: Asked) -> None:
     """Divides the CPU into devices for the run; one of several processes keeps the devices that it was started with."""
     if asked.cpu_devices:
         make_cpu_devices(asked.cpu_devices)
-    elif asked.mode in CPU_DEVICES and not asked.distributed and not cpu_devices_given():
-        cores = usable_cores()
-        of_run = asked.mode == "train" and asked.config is not None
+    elif asked.mode in command_line.ONLY_IN["cpu_devices"] and not asked.distributed:
         # The caller of `main` may already have devices. An impossible config is refused later, with a message.
         with contextlib.suppress(RuntimeError, AttributeError, TypeError):
-            make_cpu_devices(best_cpu_devices(asked.config, cores) if of_run else cores)
+            divide_cpu(asked.config if asked.mode == "train" else None)
 
 
 def less_memory(asked: Asked) -> str:

@@ -100,46 +100,46 @@ def run(settings: dict[str, ConfigDict], workdir: Path) -> None:
 
 def measure(name: str, config: ConfigDict) -> dict[str, Any]:
     """Measures one setting, and prints it as two tables."""
-    devices = jax.devices()
-    if devices[0].platform == "cpu":
-        devices = devices[: best_cpu_devices(config, len(devices))]  # as in a run
-    mesh = mesh_of(config, devices)
-    data = kind_of(config).load(config, mesh)
+    there = len(jax.devices())
+    of_run = best_cpu_devices(config, there) if jax.devices()[0].platform == "cpu" else there
+    counts = sorted({of_run, there, *(2**i for i in range(there.bit_length()))})
+    meshes = {count: mesh_of(config, jax.devices()[:count]) for count in counts}
+    sets = {count: kind_of(config).load(config, mesh) for count, mesh in meshes.items()}
+    mesh, data = meshes[of_run], sets[of_run]
     batches = (1, config.meta_batch, 2 * config.meta_batch)
     works = {
-        "train, JAX": workloads.training(config, data, mesh),
         "train, PyTorch": workloads.training_torch(config, data),
-        "eval, JAX": workloads.evaluation(config, data, mesh),
         "eval, PyTorch": workloads.evaluation_torch(config, data),
         **{f"product of {size}": workloads.products(size) for size in SIZES},
-        "curve point": workloads.curve(config, data, mesh),
         **{f"without {n} parts": workloads.without(config, data, *PARTS[:n]) for n in range(len(PARTS) + 1)},
         "late": workloads.training(config, data, mesh, iteration=config.meta_iters * 9 // 10),
         **{f"meta_batch {tasks}": workloads.training(with_batch(config, tasks), data, mesh) for tasks in batches},
-        **on_devices(config),
     }
+    for count in counts:
+        works[f"train on {count}"] = workloads.training(config, sets[count], meshes[count])
+        works[f"eval on {count}"] = workloads.evaluation(config, sets[count], meshes[count])
+        works[f"curve point on {count}"] = workloads.curve(config, sets[count], meshes[count])
     rates = measured_in_turn(name, works)
+    for count in counts:  # of one task, not of a dispatch of them
+        rates[f"eval on {count}"] *= EVAL_TASKS * meshes[count].shape[TASKS]
+    rates["eval, PyTorch"] *= EVAL_TASKS
     result: dict[str, Any] = {"data": label_of(config)}
 
     row("", "this program", "PyTorch reference", "ratio, pair by pair")
     row("---", "---", "---", "---")
-    ours_at_once = EVAL_TASKS * mesh.shape[TASKS]
-    for kind, unit, of_ours, of_theirs in (
-        ("train", "meta-iterations/s", 1, 1),
-        ("eval", "tasks/s, both protocols", ours_at_once, EVAL_TASKS),
-    ):
-        ours, theirs = of_ours * rates[f"{kind}, JAX"], of_theirs * rates[f"{kind}, PyTorch"]
+    for kind, unit in (("train", "meta-iterations/s"), ("eval", "tasks/s, both protocols")):
+        ours, theirs = rates[f"{kind} on {of_run}"], rates[f"{kind}, PyTorch"]
         sides = {"jax": median(ours), "torch": median(theirs), "ratio": median(ours / theirs)}
         row(f"{kind}, {unit}", *sides.values())
         result[kind] = {"unit": unit}
         for side, measured in sides.items():
             result[kind] |= {side: measured.median, f"{side}_range": measured[1:]}
 
-    speed = rates["train, JAX"]
+    speed = rates[f"train on {of_run}"]
     size = max(SIZES, key=lambda size: size**3 * median(rates[f"product of {size}"]).median)
     peak = 2 * size**3 / 1e9 * rates[f"product of {size}"]
     reached = flops(config) / 1e9 * speed
-    points, between = 1 / rates["curve point"], config.eval_interval / speed
+    points, between = 1 / rates[f"curve point on {of_run}"], config.eval_interval / speed
     others = {
         "gflops": median(reached),
         "matmul_gflops": median(peak),
@@ -168,50 +168,23 @@ def measure(name: str, config: ConfigDict) -> dict[str, Any]:
     for tasks in batches:
         row(f"a task at meta_batch={tasks}", f"{others[f'milliseconds_per_task_{tasks}']} ms")
     row("rate at nine tenths of the run, beside that at its start", others["late_beside_early"].percent())
-    result["devices"] = scaling(config, rates)
+    result["devices"] = scaling(config, counts, rates)
     return result
 
 
-def counts() -> list[int]:
-    """Returns the numbers of devices to measure: 1, 2, 4, … and all."""
-    there = len(jax.devices())
-    return sorted({there, *(2**i for i in range(there.bit_length()) if 2**i <= there)})
-
-
-def sharing(config: ConfigDict, count: int) -> int:
-    """Returns how many of the first `count` devices share the tasks of a seed."""
-    return mesh_of(config, jax.devices()[:count]).shape[TASKS]
-
-
-def on_devices(config: ConfigDict) -> dict[str, Work]:
-    """Returns training, evaluation and the curves as work for each number of devices in `counts`."""
-    works = {}
-    for count in counts():
-        mesh = mesh_of(config, jax.devices()[:count])
-        data = kind_of(config).load(config, mesh)
-        for name, workload in (
-            ("train", workloads.training),
-            ("eval", workloads.evaluation),
-            ("curve point", workloads.curve),
-        ):
-            works[f"{name} on {count}"] = workload(config, data, mesh)
-    return works
-
-
-def scaling(config: ConfigDict, rates: dict[str, np.ndarray]) -> dict[str, Any]:
+def scaling(config: ConfigDict, counts: list[int], rates: dict[str, np.ndarray]) -> dict[str, Any]:
     """Prints the rates for each number of devices, and their ratio to the rate of one device in the same round."""
     print()
     row("devices", "meta-iterations/s", "beside one", "evaluation, tasks/s", "beside one", "curves' share of a run")
     row(*6 * ["---"])
     by_count = {}
-    for count in counts():
+    for count in counts:
         train, points = rates[f"train on {count}"], 1 / rates[f"curve point on {count}"]
-        eval_rates = {n: EVAL_TASKS * sharing(config, n) * rates[f"eval on {n}"] for n in (1, count)}
         measured = {
             "train": median(train),
             "train_beside_one": median(train / rates["train on 1"]),
-            "eval": median(eval_rates[count]),
-            "eval_beside_one": median(eval_rates[count] / eval_rates[1]),
+            "eval": median(rates[f"eval on {count}"]),
+            "eval_beside_one": median(rates[f"eval on {count}"] / rates["eval on 1"]),
             "curve_share_of_run": median(points / (points + config.eval_interval / train)),
         }
         row(count, *list(measured.values())[:-1], measured["curve_share_of_run"].percent())

@@ -53,6 +53,10 @@ def test_a_benchmark_of_one_round(tmp_path, monkeypatch, capsys):
     assert {key for key in setting if key.startswith("share_")} == {
         "share_of_matmul", "share_sampling", "share_forward", "share_backward", "share_optimiser",
     }  # fmt: skip
+    assert set(setting["devices"]) == {"1"}  # the tests have one device
+    on_one = setting["devices"]["1"]
+    assert on_one["train"]["median"] == setting["train"]["jax"] and on_one["eval"]["median"] == setting["eval"]["jax"]
+    assert on_one["train_beside_one"]["range"] == on_one["eval_beside_one"]["range"] == [1, 1]
     process = setting["process"]
     assert set(process["first_meta_iteration_seconds"]) == {"cold", "warm"}
     assert list(process["resident_megabytes"]) == ["3", "6"]

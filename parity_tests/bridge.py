@@ -24,10 +24,8 @@ from reptile_torch_ref import data as torch_data
 from reptile_torch_ref import reptile
 from reptile_torch_ref import weights as torch_weights
 
-TRAIN_CLASSES, HELD_OUT_CLASSES = (
-    1400,
-    150,
-)  # all of glyphs and as many of Omniglot, so that both have one shape and compile once
+# All of glyphs and as many of Omniglot, so that both have one shape and compile once.
+TRAIN_CLASSES, HELD_OUT_CLASSES = 1400, 150
 POOLS = {"train": Pool(0, TRAIN_CLASSES), "held_out": Pool(TRAIN_CLASSES, HELD_OUT_CLASSES)}
 
 Arrays = dict[str, np.ndarray]  # by name, "conv_0/kernel", in the layouts of the weights file

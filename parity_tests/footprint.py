@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from reptile_jax.config import seeds_of
-from reptile_jax.devices import best_cpu_devices, keep_compiled, make_cpu_devices, mesh_of, put, usable_cores
+from reptile_jax.devices import divide_cpu, keep_compiled, mesh_of, put
 from reptile_jax.run import train
 from reptile_jax.run.metrics import MetricsWriter
 from reptile_jax.run.programs import initial_states, train_program
@@ -61,7 +61,7 @@ if __name__ == "__main__":
         config, measurements, step = ConfigDict(json.loads(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
     except (IndexError, ValueError):
         sys.exit("usage: python -m parity_tests.footprint CONFIG_AS_JSON MEASUREMENTS STEP")
-    make_cpu_devices(best_cpu_devices(config, usable_cores()))
+    divide_cpu(config)
     first_meta_iteration(config)
     print(megabytes("VmRSS"), flush=True)
     if measurements:

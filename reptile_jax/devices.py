@@ -51,12 +51,6 @@ def best_cpu_devices(config: ConfigDict, cores: int) -> int:
     return min(range(1, cores + 1), key=tasks_of_the_busiest)
 
 
-def cpu_devices_given() -> bool:
-    """Returns whether the environment sets the number of CPU devices."""
-    by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    return by_flag or "JAX_NUM_CPU_DEVICES" in os.environ
-
-
 def make_cpu_devices(number: int) -> None:
     """Divides the CPU into so many XLA devices.
 
@@ -64,6 +58,20 @@ def make_cpu_devices(number: int) -> None:
         RuntimeError: JAX has its devices already.
     """
     jax.config.update("jax_num_cpu_devices", number)
+
+
+def divide_cpu(config: ConfigDict | None = None) -> None:
+    """Makes the CPU devices that a run trains fastest on, or one for each core if there is no run to train.
+
+    Does nothing if the environment sets the number of CPU devices.
+
+    Raises:
+        RuntimeError: JAX has its devices already.
+    """
+    by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not by_flag and "JAX_NUM_CPU_DEVICES" not in os.environ:
+        cores = usable_cores()
+        make_cpu_devices(cores if config is None else best_cpu_devices(config, cores))
 
 
 def mesh_of(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:

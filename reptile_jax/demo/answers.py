@@ -124,13 +124,15 @@ class Answers:
             trace = self._trace(np.concatenate(question.support).tobytes(), counts)
             queries = self._units(question.queries)
             alone = np.stack([adapted.predict_probabilities(queries) for adapted in trace], axis=1)
-            together = [adapted.predict_probabilities(queries, transductive=True) for adapted in trace]
+            together = None
+            if len(queries) > 1:
+                together = np.stack([x.predict_probabilities(queries, transductive=True) for x in trace], axis=1)
         except ConfigError as error:
             raise RefusedError(400, f"{error}.") from error
         return {
             "steps": self.steps,
             "alone": _rounded(alone),
-            "together": _rounded(np.stack(together, axis=1)) if len(queries) > 1 else None,
+            "together": together if together is None else _rounded(together),
         }
 
     def _learn(self, support: bytes, counts: tuple[int, ...]) -> list[Adapted]:

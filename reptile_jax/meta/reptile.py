@@ -107,14 +107,13 @@ def mean_over_tasks(f: Callable[[TrainTask], Any], tasks: TrainTask, spread: Spr
     else:  # each result is added to the sum, so that no task's result has to be kept
         zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(counted, *jax.tree.map(lambda x: x[0], (tasks, real))))
 
-        def add(total: Any, task: tuple[TrainTask, jax.Array]) -> tuple[Any, None]:
-            return jax.tree.map(lambda t, x: t + x if _is_float(x) else x, total, counted(*task)), None
+        def add(i: jax.Array, total: Any) -> Any:
+            task = counted(*jax.tree.map(lambda x: x[i], (tasks, real)))
+            return jax.tree.map(lambda t, x: t + x if _is_float(x) else x, total, task)
 
-        if spread.real is None:
-            total, _ = lax.scan(add, zero, (tasks, real))
-        else:  # tasks that do not count come last and are left out; a device without any computes one all the same
-            one = lambda i, total: add(total, jax.tree.map(lambda x: x[i], (tasks, real)))[0]  # noqa: E731
-            total = lax.fori_loop(0, jnp.maximum(1, jnp.sum(real)), one, zero)
+        # Tasks that do not count come last and are left out; a device with no others computes one all the same.
+        computed = len(real) if spread.real is None else jnp.maximum(1, jnp.sum(real))
+        total = lax.fori_loop(0, computed, add, zero)
     count = jnp.sum(real)
     if spread.axis is not None:
         total, count = _floats(lambda x: lax.psum(x, spread.axis), total), lax.psum(count, spread.axis)

@@ -35,9 +35,8 @@ def _four_positions(kernel: jax.Array) -> jax.Array:
     """Returns the kernel at its four positions in a 4x4 patch, ordered as `_patches`: -> [16 * in, 4 * out]."""
     channels, outputs = kernel.shape[2:]
     moved = [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in range(2) for j in range(2)]
-    blocks = jnp.stack(moved, axis=-2).reshape(
-        2, 2, 2, 2, channels, 4 * outputs
-    )  # row and column of blocks, then in one
+    # The first four axes are the row of a block and the row in it, then the columns alike.
+    blocks = jnp.stack(moved, axis=-2).reshape(2, 2, 2, 2, channels, 4 * outputs)
     return blocks.transpose(0, 2, 1, 3, 4, 5).reshape(16 * channels, 4 * outputs)
 
 

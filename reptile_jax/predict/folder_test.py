@@ -167,6 +167,10 @@ def test_an_adapted_network_is_saved_and_loaded(place, weights):
         Adapted.load(pretrained.SHIPPED["omniglot_5way"])
     with pytest.raises(WeightsError, match=r"name it .*mine\.bin\.safetensors"):
         adapted.save(place / "mine.bin")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        adapted.save(place / "nowhere" / "mine.safetensors")
+    (place / "ordinary").touch()
+    assert (place / "mine.safetensors").stat().st_mode == (place / "ordinary").stat().st_mode  # others may read it
 
 
 WRONG = [
