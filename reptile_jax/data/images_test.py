@@ -120,6 +120,23 @@ def test_impossible_splits_are_one_clear_line(num_train, validation_classes, wor
     assert "\n" not in str(error.value)
 
 
+def test_the_fingerprint_is_of_names_pixels_and_the_division_into_classes():
+    chars = characters()
+    print_of = lambda images, names=chars.names: as_images(Characters(images, names)).fingerprint  # noqa: E731
+    first = print_of(chars.images)
+    assert print_of(chars.images.copy()) == first
+    one_pixel = chars.images.copy()
+    one_pixel[-1, -1, -1, -1] ^= 1
+    others = [
+        print_of(one_pixel),
+        print_of(chars.images[::-1]),
+        print_of(chars.images, ("another", *chars.names[1:])),
+        print_of(chars.images.reshape(5, 6, 28, 28), chars.names[:5]),
+        print_of(chars.images.reshape(10, 3, 14, 56)),
+    ]
+    assert len({first, *others}) == 1 + len(others)
+
+
 @pytest.mark.parametrize("classes", [[0, 2], [1], [2, 0]])
 def test_only_some_classes_keep_their_images(classes):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3), np.uint8)
