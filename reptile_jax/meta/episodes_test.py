@@ -125,6 +125,8 @@ def test_replacement_batches_are_distinct_inside_and_independent_between():
     assert all(len(set(batch)) == 10 for task in got.tolist() for batch in task)
     first_two = got[:, :2].reshape(200, 20)
     assert any(len(set(task)) < 15 for task in first_two.tolist())  # cycling would have used all fifteen
+    common = np.mean([len(set(first) & set(second)) for first, second in got[:, :2].tolist()])
+    assert abs(common - 10 * 10 / 15) < 0.31  # five standard errors of the mean of independent choices
     with pytest.raises(ValueError, match="batches of 16 distinct drawings out of 15"):
         mini_batches(random.key(0), examples_of(15), 16, 1, replacement=True)
 
@@ -136,6 +138,24 @@ def test_training_task_has_distinct_classes_and_drawings():
         assert all(len(classes) == 1 for classes in by_label.values())
         assert len(set.union(*by_label.values())) == 5
         assert all(len(set(rows[labels == label].tolist())) == 10 for label in range(5))
+
+
+@pytest.mark.parametrize("of_eval", [False, True])
+def test_every_image_of_classes_of_unequal_size_is_equally_likely_in_its_class(of_eval):
+    counts = np.array([20, 4, 9, 5], np.int32)
+    first = np.array([0, 20, 24, 33], np.int32)
+    table, pool = Classes(jnp.asarray(first), jnp.asarray(counts)), Pool(0, 4)
+    if of_eval:
+        sample = lambda key: sample_eval_task(key, table, pool, **EVAL | dict(classes=4)).support.rows  # noqa: E731
+    else:
+        settings = TRAIN | dict(classes=4, shots=3, inner_batch=12, inner_iters=1)
+        sample = lambda key: sample_train_task(key, table, pool, **settings).batches.rows  # noqa: E731
+    seen = np.bincount(many(sample, 3000).ravel(), minlength=38)
+    assert len(seen) == 38 and seen.sum() == 3000 * 4 * 3
+    for start, count in zip(first, counts, strict=True):
+        share = 3 / count  # three distinct images of each class in every task
+        error = np.sqrt(3000 * share * (1 - share))
+        assert (abs(seen[start : start + count] - 3000 * share) < 5 * error).all()
 
 
 @pytest.mark.parametrize("inner_iters", [1, 4])
