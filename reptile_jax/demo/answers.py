@@ -97,7 +97,9 @@ class Answers:
         try:
             with Image.open(io.BytesIO(file), formats=FORMATS) as image:
                 if image.width * image.height > PIXELS:
-                    raise RefusedError(413, f"The image has {image.size} pixels: send one of at most {PIXELS:,}.")
+                    raise RefusedError(
+                        413, f"The image has {image.width}x{image.height} pixels: send one of at most {PIXELS:,}."
+                    )
                 return prepare(image, self.learner.config.data)
         except RefusedError:
             raise

@@ -3,7 +3,7 @@
 import ipaddress
 import time
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse
@@ -87,7 +87,7 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def refused(status: int, sentence: str) -> JSONResponse:
+def refused(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """Returns the answer to a request that is refused: {"error": sentence}."""
-    again: dict[str, Any] = {"headers": {"Retry-After": "1"}} if status in (429, 503) else {}
-    return JSONResponse({"error": sentence}, status, **again)
+    again = {"Retry-After": "1"} if status in (429, 503) else {}
+    return JSONResponse({"error": sentence}, status, {**(headers or {}), **again})

@@ -144,6 +144,42 @@ def test_answers_follow_every_stroke_undo_and_clear(page):
     assert "is most likely" in one(page, "#said").get_attribute("textContent")
 
 
+def test_a_dot_is_ink_and_keys_wait_for_the_pointer(page):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    pad = one(page, PADS.format(1))
+    browser.draw(page, pad, [[(0.3, 0.6)]])
+    settled(page)
+    dotted = page.execute_script("""
+        const {width, height} = arguments[0];
+        const pixels = arguments[0].getContext("2d").getImageData(0, 0, width, height).data;
+        return Array.from(pixels).filter((_, i) => i % 4 === 3).reduce((sum, x) => sum + x / 255) / width / height""",
+        pad,
+    )  # fmt: skip
+    assert 0.5 < dotted / (np.pi * 0.0275**2) < 2 and not one(page, ".problem").text
+    held = ActionChains(page, duration=0).move_to_element(pad).click_and_hold().move_by_offset(20, 0)
+    held.send_keys(Keys.DELETE, Keys.BACKSPACE).move_by_offset(0, 20).release().perform()
+    settled(page)
+    every(page, "#rows li:nth-child(1) button[title=Undo]")[0].click()  # the line, so that the dot is left
+    settled(page)
+    assert len(every(page, PADS.format(1))) == 2  # the pad, and an empty one
+    assert not [x for x in page.get_log("browser") if x["level"] == "SEVERE" and "TypeError" in x["message"]]
+
+
+def test_queries_to_load_end_with_the_places_and_with_the_characters(page):
+    one(page, "#load").click()
+    until(page, "return document.querySelector('.winner')")
+    for count in range(2, 9):
+        one(page, "#load-query").click()
+        until(page, f"return document.querySelectorAll('#queries .caption:not(:empty)').length === {count}")
+    assert not one(page, "#load-query").is_enabled() and not one(page, "#another").is_enabled()
+    every(page, "#queries button[title=Clear]")[3].click()
+    assert one(page, "#load-query").is_enabled()
+    one(page, "#over").click()  # nothing was drawn, so it does not ask
+    assert not one(page, "#load-query").is_displayed() and not one(page, "#rows input").get_attribute("title")
+
+
 def test_several_queries_have_both_protocols(page):
     one(page, "#load").click()
     until(page, "return document.querySelector('.winner')")
@@ -194,6 +230,9 @@ def test_a_phone_and_no_foreign_host(page, demo):
             size = {"width": width, "height": 700, "deviceScaleFactor": 2, "mobile": True}
             page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
             assert page.execute_script("return document.documentElement.scrollWidth") == width
+            page.execute_script("scrollTo(0, 0)")
+            one(page, "#load").click()
+            until(page, "return document.getElementById('ask').getBoundingClientRect().top < innerHeight")
             small = page.execute_script("""
                 return [...document.querySelectorAll("button, canvas.pad")].filter((x) => x.checkVisibility() &&
                   Math.min(x.offsetWidth, x.offsetHeight) < 24).length""")

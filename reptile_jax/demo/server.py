@@ -171,6 +171,14 @@ async def _body(request: Request, types: tuple[str, ...], most: int) -> bytes:
     return bytes(body)
 
 
+def _http_error(request: Request, error: HTTPException) -> Response:
+    sentence = f"{error.detail}."
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "GET, HEAD")
+        sentence = f"{request.method} is not possible at this address: send {allowed.replace(', ', ' or ')}."
+    return refused(error.status_code, sentence, error.headers)
+
+
 def app(
     answers: Answers,
     test_characters: characters.TestCharacters | None,
@@ -182,16 +190,21 @@ def app(
     server = Server(answers, test_characters)
     return Starlette(
         routes=[
-            Route("/api/about", server.about),
-            Route("/api/characters", server.characters),
-            Route("/api/prepare", server.prepare, methods=["POST"]),
-            Route("/api/answer", server.answer, methods=["POST"]),
+            Mount(
+                "/api",
+                routes=[
+                    Route("/about", server.about),
+                    Route("/characters", server.characters),
+                    Route("/prepare", server.prepare, methods=["POST"]),
+                    Route("/answer", server.answer, methods=["POST"]),
+                ],
+            ),
             Mount("/", StaticFiles(directory=STATIC, html=True)),
         ],
         middleware=[Middleware(Guard, host=host, rate=rate, burst=burst)],
         exception_handlers={
             RefusedError: lambda _, error: refused(error.status, str(error)),
-            HTTPException: lambda _, error: refused(error.status_code, f"{error.detail}."),
+            HTTPException: _http_error,
             ClientDisconnect: lambda *_: Response(status_code=400),  # nobody will read it
             Exception: lambda *_: refused(500, "The server could not compute this: the reason is in its terminal."),
         },
@@ -254,7 +267,7 @@ def bound(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
         raise ConfigError(
-            f"the server cannot listen on host={host} port={port} ({reason}): give another one"
+            f"the server cannot listen on host={host} port={port} ({reason}): give another --port or --host"
         ) from error

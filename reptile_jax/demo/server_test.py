@@ -110,8 +110,10 @@ def test_test_characters_of_glyphs_where_there_is_no_omniglot(port):
 BAD = [
     ("GET", "/nothing", None, {}, 404, "Not Found"),
     ("GET", "/../server.py", None, {}, 404, "Not Found"),
-    ("GET", "/api/answer", None, {}, 404, "Not Found"),
-    ("POST", "/", b"", {}, 405, "Method Not Allowed"),
+    ("GET", "/api/nothing", None, {}, 404, "Not Found"),
+    ("GET", "/api/answer", None, {}, 405, "GET is not possible at this address: send POST"),
+    ("POST", "/api/about", b"", {}, 405, "POST is not possible at this address: send GET or HEAD"),
+    ("POST", "/", b"", {}, 405, "POST is not possible at this address: send GET or HEAD"),
     ("GET", "/api/characters", None, {}, 400, "seed= is not a number"),
     ("GET", "/api/characters?seed=-1", None, {}, 400, "seed=-1 is not a number"),
     ("POST", "/api/prepare", b"?", {"Content_Type": "text/html"}, 415, "'text/html' is not accepted: send image/png"),

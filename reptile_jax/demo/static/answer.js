@@ -46,7 +46,7 @@ function bars(alone, together, names, places, winner) {
 }
 
 function steps(counts, alone, places, step, watch) {
-  const field = element("fieldset", { className: "steps" }, element("legend", { textContent: "After so many steps of learning" }));
+  const field = element("fieldset", { className: "steps" }, element("legend", { textContent: "After this many learning steps" }));
   counts.forEach((count, i) => {
     const input = element("input", { type: "radio", name: "step", className: "unseen", checked: i === step, onchange: () => watch(i) });
     const column = element("span", { className: "column" });
@@ -69,7 +69,7 @@ function explanation() {
     element("summary", { textContent: "Alone or together?" }),
     element("p", {
       textContent:
-        "Alone (inductive): the network sees one query beside the examples. Together (transductive): it sees all queries at once and normalises by them, which helps when they are of all characters alike.",
+        "Alone (inductive): the network sees one query beside the examples. Together (transductive): it sees all queries at once, and normalises by their statistics. This helps if the queries are spread evenly over the characters.",
     }),
   );
 }

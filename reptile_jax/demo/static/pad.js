@@ -43,13 +43,13 @@ export class Pad extends Tile {
       canvas.setPointerCapture(event.pointerId);
       this.pointer = event.pointerId;
       this.down = false;
-      this.strokes.push([this.place(event)]);
+      this.begin(this.place(event));
       this.show();
     });
     canvas.addEventListener("pointermove", (event) => {
       if (event.pointerId !== this.pointer) return;
       const all = event.getCoalescedEvents?.() ?? [];
-      for (const part of all.length ? all : [event]) this.strokes.at(-1).push(this.place(part));
+      for (const part of all.length ? all : [event]) this.stroke.push(this.place(part));
       this.show();
     });
     for (const name of ["pointerup", "pointercancel"]) {
@@ -72,16 +72,23 @@ export class Pad extends Tile {
     return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
   }
 
+  begin(point) {
+    this.stroke = [point];
+    this.strokes.push(this.stroke);
+    this.element.classList.remove("empty");
+  }
+
   key(event) {
+    if (this.pointer !== undefined) return; // a pointer is drawing
     if (event.key in MOVES) {
       const step = event.shiftKey ? STEP.small : STEP.large;
       this.at = this.at.map((x, i) => Math.min(1, Math.max(0, x + step * MOVES[event.key][i])));
-      if (this.down) this.strokes.at(-1).push(this.at);
+      if (this.down) this.stroke.push(this.at);
     } else if (event.key === " ") {
       if (this.down) this.lift();
       else {
         this.down = true;
-        this.strokes.push([this.at]);
+        this.begin(this.at);
         this.say("Pen down");
       }
     } else if (event.key === "Backspace" || (event.key === "z" && (event.ctrlKey || event.metaKey))) this.undo();
@@ -149,12 +156,15 @@ export class Pad extends Tile {
       context.imageSmoothingEnabled = false;
       context.drawImage(below, 0, 0, size, size);
     }
-    Object.assign(context, { strokeStyle: ink, lineWidth: PEN * size, lineCap: "round", lineJoin: "round" });
+    Object.assign(context, { strokeStyle: ink, fillStyle: ink, lineWidth: PEN * size, lineCap: "round", lineJoin: "round" });
     for (const points of this.strokes) {
       context.beginPath();
       context.moveTo(points[0][0] * size, points[0][1] * size);
-      for (const [x, y] of points.length > 1 ? points : [...points, ...points]) context.lineTo(x * size, y * size);
+      for (const [x, y] of points) context.lineTo(x * size, y * size);
       context.stroke();
+      context.beginPath(); // a dot, because a line without length leaves no ink
+      context.arc(points[0][0] * size, points[0][1] * size, (PEN * size) / 2, 0, 2 * Math.PI);
+      context.fill();
     }
     if (cursor) {
       context.beginPath();

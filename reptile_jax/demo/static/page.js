@@ -6,7 +6,7 @@ import { Pad } from "./pad.js";
 import { Photograph } from "./photograph.js";
 import { element, setAbout } from "./tile.js";
 
-const HEARTBEAT = { there: 5000, gone: 1500 }; // milliseconds between two looks whether the server is there
+const HEARTBEAT = { there: 5000, gone: 1500 }; // milliseconds between two checks that the server is there
 
 const at = (id) => document.getElementById(id);
 const rows = []; // {input, tiles, list, button, spare}: name, images, where they stand, test drawings still to load
@@ -33,7 +33,7 @@ function tile(label, changed, others) {
 function changed(one, error) {
   if (error instanceof api.GoneError) return gone(true);
   for (const row of rows) tidy(row);
-  at("another").disabled = queries.some((query) => query.empty) || queries.length >= about.queries;
+  tidyQueries();
   if (queries.includes(one) && !one.empty) selected = queries.indexOf(one);
   ask();
 }
@@ -48,6 +48,14 @@ function tidy(row) {
   if (!empty.length && row.tiles.length < about.examples) addExample(row);
   row.button.hidden = !row.spare?.length || !row.tiles.some((one) => one.empty);
   name(row);
+}
+
+// The buttons are there for what is possible now.
+function tidyQueries() {
+  const empty = queries.some((query) => query.empty), full = queries.length >= about.queries;
+  at("another").disabled = empty || full;
+  at("load-query").disabled = full && !empty;
+  at("load-query").hidden = !rows.some((row) => row.later?.length);
 }
 
 function name(row) {
@@ -96,7 +104,7 @@ function addQuery() {
   one.element.addEventListener("focusin", () => select(one));
   queries.push(one);
   at("queries").append(one.element);
-  at("another").disabled = true;
+  tidyQueries();
   return one;
 }
 
@@ -167,7 +175,8 @@ function display(aloud = false) {
 
 function clearAll() {
   for (const row of rows) {
-    row.spare = [];
+    row.spare = row.later = [];
+    row.input.title = "";
     for (const one of [...row.tiles]) one.clear();
   }
   while (queries.length > 1) queries.pop().element.remove();
@@ -175,7 +184,9 @@ function clearAll() {
   selected = 0;
 }
 
-const replaces = () => !tiles().some((one) => one.strokes?.length) || confirm("This replaces what you drew. Go on?");
+const made = (one) => (about.drawings ? one.strokes.length : !one.empty); // by the person, not loaded
+
+const replaces = () => !tiles().some(made) || confirm(`Delete your ${about.drawings ? "drawings" : "images"}?`);
 
 async function load() {
   if (!replaces()) return;
@@ -189,6 +200,8 @@ async function load() {
       rows[i].tiles[0].load(drawings[0]);
     });
     loadQuery();
+    const question = at("ask").closest("section");
+    if (question.getBoundingClientRect().top > innerHeight) question.scrollIntoView(); // on a phone
   } catch (error) {
     if (error instanceof api.GoneError) gone(true);
     else at("hint").textContent = error.message;
@@ -199,9 +212,8 @@ async function load() {
 function loadQuery() {
   const left = rows.filter((row) => row.later?.length);
   if (!left.length) return;
-  const free = queries.find((one) => one.empty) ?? (queries.length < about.queries ? addQuery() : queries.at(-1));
+  const free = queries.find((one) => one.empty) ?? addQuery();
   free.load(left[Math.floor(Math.random() * left.length)].later.shift());
-  at("load-query").hidden = false;
 }
 
 async function watchServer() {
@@ -232,8 +244,8 @@ async function begin() {
     for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault()); // beside a place
   }
   const kind = about.drawings ? "characters" : "classes of images";
-  at("lead").textContent = `Show it one to five examples of a few ${kind}. It takes ${about.steps.at(-1)} small steps, and then it knows which one yours is.`;
-  const source = about.characters ? ` The test characters to load are of ${about.characters}.` : "";
+  at("lead").textContent = `Give this neural network, which was trained with Reptile, one to five examples of a few ${kind}. It takes ${about.steps.at(-1)} small learning steps, and then says which of them your next ${about.drawings ? "drawing" : "image"} is.`;
+  const source = about.characters ? ` Test characters come from ${about.characters}.` : "";
   at("about").textContent = `Weights: ${about.weights}. What you ${about.drawings ? "draw" : "give"} goes to the program that you started, and nowhere else.${source}`;
   for (let place = 0; place < about.classes; place++) addRow(place);
   addQuery();

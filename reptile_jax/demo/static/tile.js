@@ -11,7 +11,7 @@ export function element(name, properties = {}, ...children) {
   return made;
 }
 
-// Paints prepared pixels, base64 of [size, size, channels], on a canvas; of drawings the ink alone, in a colour #rrggbb.
+// Paints prepared pixels, base64 of [size, size, channels], on a canvas; for drawings only the ink, in a colour #rrggbb.
 export function paint(canvas, pixels, ink = colour("--ink")) {
   const { size, channels, drawings } = about;
   const values = Uint8Array.from(atob(pixels), (x) => x.charCodeAt(0));
@@ -32,7 +32,7 @@ export function colour(name) {
 }
 
 export class Tile {
-  // label: what a screen reader calls it; changed: called with the tile when its pixels are others; say: announces.
+  // label: what a screen reader calls it; changed: called with the tile when its pixels change; say: announces.
   constructor(label, changed, say) {
     Object.assign(this, { label, changed, say, pixels: null, round: 0 });
     this.preview = element("canvas", { className: "preview", title: "What the network sees" });
