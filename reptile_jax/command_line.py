@@ -24,6 +24,8 @@ IN_WHEEL = (PACKAGE / "configs").is_dir()
 CONFIGS = (PACKAGE if IN_WHEEL else PACKAGE.parent) / "configs"
 SEVERAL = ("coordinator_address", "num_processes", "process_id")  # flags that need --distributed
 RUNS = ("train", "eval", "parity", "benchmark")
+EXAMPLES = {"pretrained": "omniglot_5way", "support": "DIR", "queries": "DIR"}  # values of these flags
+NO_NUMBER = re.compile(r"invalid literal for int\(\) with base 10: '.*'")  # what absl says
 NEEDED = {"predict": ("pretrained", "support", "queries"), "demo": ("pretrained",)}  # flags that a mode requires
 ONLY_IN = {  # flag -> the modes that have it
     "config": RUNS, "workdir": RUNS, "pretrained": ("train", "eval", "predict", "demo"),
@@ -107,7 +109,8 @@ def parse(argv: Sequence[str], modes: Mapping[str, Callable[..., Any]]) -> Asked
         elif len(rest) > 1:
             _unexpected(rest[1])
     except (flags.Error, ConfigError, CheckpointError, WeightsError) as error:
-        sys.exit(f"error: {' '.join(str(error).removeprefix('ERROR:: ').split())}")
+        text = NO_NUMBER.sub("give a whole number", " ".join(str(error).removeprefix("ERROR:: ").split()))
+        sys.exit(f"error: {text}")
     workdir = Path(given["workdir"].value or Path("runs") / name).expanduser()
     own = {field: given[field].value for field in Asked._fields if field in given}
     return Asked(**own | {"config": config, "workdir": workdir, "name": name})
@@ -131,7 +134,7 @@ def _flags(modes: Mapping[str, Callable[..., Any]]) -> flags.FlagValues:
     flags.DEFINE_integer("process_id", None, text, 0, flag_values=given)
     text = "Folder with one folder of images per class, for --mode=predict."
     flags.DEFINE_string("support", None, text, given)
-    text = "Images to classify: one or several files or folders."
+    text = "Images to classify: one or several files or folders"
     flags.DEFINE_multi_string("queries", None, text, given)
     text = "File for the predictions, *.csv or *.jsonl. By default, they are printed."
     flags.DEFINE_string("output", None, text, given)
@@ -168,7 +171,7 @@ def _config(given: flags.FlagValues) -> tuple[ConfigDict | None, str]:
     if mode in NEEDED:
         for name in NEEDED[mode]:
             if not given[name].value:
-                raise ConfigError(f"mode={mode} needs {name}: give --{name}=, which --help explains")
+                raise ConfigError(f"mode={mode} needs {name}: give one, such as --{name}={EXAMPLES[name]}")
         return None, mode
     if given["config"].value:
         return _named(given["config"].value)

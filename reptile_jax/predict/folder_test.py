@@ -174,8 +174,8 @@ def test_an_adapted_network_is_saved_and_loaded(place, weights):
 
 
 WRONG = [
-    ((), "", "mode=predict needs pretrained: give --pretrained="),
-    (("--pretrained=omniglot_5way",), "", "mode=predict needs support: give --support="),
+    ((), "", "mode=predict needs pretrained: give one, such as --pretrained=omniglot_5way"),
+    (("--pretrained=omniglot_5way",), "", "mode=predict needs support: give one, such as --support=DIR"),
     (("--pretrained=omniglot_5way", "--support=support"), "", "mode=predict needs queries"),
     (("--pretrained=nowhere",), "all", "nowhere holds no checkpoint"),
     (("--support=nowhere",), "all", "support=nowhere is not a folder: give the folder that holds the classes' folders"),

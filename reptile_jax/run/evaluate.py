@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,8 @@ def evaluate(
             title = f"{label_of(config)}, {data.held_out} {kind.made_of}, {kind.setting(config)}"
             kind.picture(config, data, tasks, outcomes, title, workdir / "tasks.png")
         print(kind.report(config, data.held_out, results))
+        if workdir is not None:
+            print(f"The files of the run are in {workdir}.", file=sys.stderr)
     return results
 
 
