@@ -116,6 +116,19 @@ def distance(a, b):
     return float(optax.tree.norm(jax.tree.map(jnp.subtract, a, b)) / optax.tree.norm(b))
 
 
+def test_reset_forgets_the_second_moment_of_the_weights_that_a_run_starts_from(images):
+    fresh, tasks = begin(loop_over(images)), sample_tasks(0, 5)
+    moment = jax.tree.map(lambda p: jnp.full_like(p, 0.01), fresh.params)
+    used = fresh._replace(opt_state=optax.tree.set(fresh.opt_state, nu=moment, count=jnp.int32(50)))
+    after = {
+        inner_state: [
+            jitted_update(state, tasks, 0.5, images, inner_state=inner_state).params for state in (fresh, used)
+        ]
+        for inner_state in ("reset", "averaged")
+    }
+    assert distance(*after["reset"]) == 0 < distance(*after["averaged"])
+
+
 @pytest.mark.parametrize(
     ("inner_state", "tail_shots", "sgd", "weight_decay"),  # tail_shots None: Reptile, else first-order MAML
     [
