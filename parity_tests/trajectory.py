@@ -1,17 +1,20 @@
 """Float32, step by step: JAX repeats every inner step of the reference from the reference's state.
 
-Single float32 steps cannot be compared directly, for two reasons, and no tolerance is set for either:
+Single float32 steps cannot be compared directly, for three reasons, and no tolerance is set for any of them:
 
 - A ReLU whose input is zero except for rounding may be on in one framework and off in the other, and with it the whole
   gradient. Such a step is compared with the reference on either side of that kink, because JAX's step and its forward
   pass are separate programs and may be on different sides. The inputs of these ReLUs are measured; they must be
   rounding.
+- Two values of a pooling window may be equal except for rounding, and the gradient goes to the larger one. Such a step
+  is compared with the reference on either side of the tie.
 - Adam with beta1 = 0 divides a gradient by its own size if the second moment has no history. If the root second moment
   of a weight is only rounding compared with the gradients of its layer, the weight takes a full step in either
   direction. These weights are left out of their step and counted.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -26,6 +29,8 @@ from parity_tests.measures import TRAIN, torch_meta_iteration
 from reptile_jax.meta.episodes import Examples
 from reptile_torch_ref import reptile
 
+TIE = 5e-6  # difference that rounding can reverse between the two largest values of a window; they are about 1 in size
+TIES = 4  # of one step that are tried on both sides, the closest ones
 NOISE = 1e-4  # times the root mean square gradient of a layer; ten times the rounding of its smallest gradients
 
 
@@ -34,7 +39,7 @@ class Step(NamedTuple):
 
     Attributes:
         difference: relative L2 difference of the weights' change.
-        as_it_is: the same difference if kinks and weights without history are not treated specially.
+        as_it_is: the same difference if kinks, ties and weights without history are not treated specially.
         moment: relative L2 difference of the second moment.
         kinks: number of ReLUs that are on in one framework and off in the other.
         distance: the largest input of those ReLUs in the reference; batch norm makes inputs about 1 in size.
@@ -49,37 +54,92 @@ class Step(NamedTuple):
     left_out: float
 
 
+class Tie(NamedTuple):
+    """A pooling window whose two largest values differ by `gap`: its layer, and its place among the layer's windows."""
+
+    gap: float
+    layer: int
+    place: int
+
+
 @contextmanager
-def relu(function: Any) -> Iterator[None]:
-    """Replaces PyTorch's ReLU by another function."""
-    original = F.relu
-    F.relu = function
+def replaced(**functions: Callable[..., torch.Tensor]) -> Iterator[None]:
+    """Replaces functions of torch.nn.functional by others."""
+    originals = {name: getattr(F, name) for name in functions}
     try:
+        for name, function in functions.items():
+            setattr(F, name, function)
         yield
     finally:
-        F.relu = original
+        for name, original in originals.items():
+            setattr(F, name, original)
+
+
+def _windows(x: torch.Tensor) -> torch.Tensor:
+    """Returns the values of the windows of `max_pool2d(x, 2, ceil_mode=True)`: [b, c, h, w] -> [b, c, h', w', 4]."""
+    x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2), value=-torch.inf)
+    return x.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4)
+
+
+def _two_largest(windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the numbers of the largest value of each window, the first one if several are equal, and of the next."""
+    first = windows.argmax(-1, keepdim=True)
+    return first, windows.scatter(-1, first, -torch.inf).argmax(-1, keepdim=True)
+
+
+def ties_of(x: torch.Tensor, layer: int) -> list[Tie]:
+    """Returns the windows of pooling whose gradient rounding can send to another value; ReLU follows the pooling."""
+    windows = _windows(x)
+    first, second = (windows.gather(-1, which).flatten() for which in _two_largest(windows))
+    gaps = first - second
+    places = (gaps > 0) & (gaps <= TIE) & (first > -TIE)
+    return [Tie(float(gaps[place]), layer, int(place)) for place in places.nonzero().flatten()]
+
+
+def pooling(turned: tuple[Tie, ...]) -> Callable[..., torch.Tensor]:
+    """Returns the max pooling of the layers, one call after the other, which takes the second value in `turned`."""
+    layers = itertools.count()
+
+    def pool(x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        layer, windows = next(layers), _windows(x)
+        first, second = _two_largest(windows)
+        for tie in turned:
+            if tie.layer == layer:
+                first.view(-1)[tie.place] = second.view(-1)[tie.place]
+        return windows.gather(-1, first)[..., 0]
+
+    return pool
 
 
 def compare(setup: Setup, state: reptile.State, examples: Examples) -> tuple[Step, reptile.State]:
     """Takes one inner step on both sides from the reference's state; returns the reference's next state too."""
-    start, inputs = bridge.to_jax(state, setup.start), []
+    start, inputs, pools, ties = bridge.to_jax(state, setup.start), [], itertools.count(), []
     ours = compiled.step(setup.spec, setup.weight_decay, start, examples, setup.pixels.jax)
     forward = compiled.forward(setup.spec, setup.weight_decay, start.params, examples, setup.pixels.jax)
-    batch, original = bridge.batch(examples, setup.pixels.torch), F.relu
+    batch, relu, max_pool2d = bridge.batch(examples, setup.pixels.torch), F.relu, F.max_pool2d
 
     def recorded(x: torch.Tensor) -> torch.Tensor:
         inputs.append(x.detach())
-        return original(x)
+        return relu(x)
 
-    with relu(recorded):
+    def recorded_pool(x: torch.Tensor, *size: int, **mode: bool) -> torch.Tensor:
+        ties.extend(ties_of(x.detach(), next(pools)))
+        return max_pool2d(x, *size, **mode)
+
+    with replaced(relu=recorded, max_pool2d=recorded_pool):
         theirs = reptile.inner_step(state, *batch, setup.inner)
     masks = [torch.from_numpy(np.array(x) > 0).permute(0, 3, 1, 2) for x in forward.activations]
     crossed = torch.cat([x[(x > 0) != mask].abs() for x, mask in zip(inputs, masks, strict=True)])
-    sides = [theirs]
-    if len(crossed):
+    sides, nearest = [theirs], sorted(ties)[:TIES]
+    turns = [turned for count in range(len(nearest) + 1) for turned in itertools.combinations(nearest, count)]
+    for turned, other_side in itertools.product(turns, (False, True) if len(crossed) else (False,)):
         of_layers = iter(masks)
-        with relu(lambda x: torch.where(next(of_layers), x, torch.zeros_like(x))):
-            sides.append(reptile.inner_step(state, *batch, setup.inner))
+        functions = {"max_pool2d": pooling(turned)} if turned else {}
+        if other_side:
+            functions["relu"] = lambda x, of_layers=of_layers: torch.where(next(of_layers), x, torch.zeros_like(x))
+        if functions:
+            with replaced(**functions):
+                sides.append(reptile.inner_step(state, *batch, setup.inner))
     before = arrays(start.params)
     change, gradients = minus(arrays(ours.params), before), arrays(forward.gradients)
     difference, left_out, side = min(

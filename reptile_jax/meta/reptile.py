@@ -97,6 +97,7 @@ def mean_over_tasks(f: Callable[[TrainTask], Any], tasks: TrainTask, spread: Spr
         tasks: the tasks of this device; every array has a leading axis [tasks].
         spread: how the tasks are computed, and where the other tasks of the meta-batch are.
     """
+    tasks = jax.tree.map(jnp.asarray, tasks)  # NumPy arrays take no traced index
     real = jnp.ones(jax.tree.leaves(tasks)[0].shape[0], bool) if spread.real is None else spread.real
 
     def counted(task: TrainTask, counts: jax.Array) -> Any:
