@@ -174,8 +174,8 @@ async def _body(request: Request, types: tuple[str, ...], most: int) -> bytes:
 def _http_error(request: Request, error: HTTPException) -> Response:
     sentence = f"{error.detail}."
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "GET, HEAD")
-        sentence = f"{request.method} is not possible at this address: send {allowed.replace(', ', ' or ')}."
+        allowed = sorted((error.headers or {}).get("Allow", "GET, HEAD").split(", "))
+        sentence = f"{request.method} is not possible at this address: send {' or '.join(allowed)}."
     return refused(error.status_code, sentence, error.headers)
 
 

@@ -1,5 +1,6 @@
 """The results of a run: means over many tasks, as a file, a table and a picture."""
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -91,7 +92,8 @@ def evaluate(
             kind.picture(config, data, tasks, outcomes, title, workdir / "tasks.png")
         print(kind.report(config, data.held_out, results))
         if workdir is not None:
-            print(f"The files of the run are in {workdir}.", file=sys.stderr)
+            with contextlib.suppress(OSError):  # nobody may listen there
+                print(f"The files of the run are in {workdir}.", file=sys.stderr)
     return results
 
 
