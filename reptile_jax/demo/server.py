@@ -171,7 +171,8 @@ async def _body(request: Request, types: tuple[str, ...], most: int) -> bytes:
     return bytes(body)
 
 
-def _http_error(request: Request, error: HTTPException) -> Response:
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
     sentence = f"{error.detail}."
     if error.status_code == 405:
         allowed = sorted((error.headers or {}).get("Allow", "GET, HEAD").split(", "))

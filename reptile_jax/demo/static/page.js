@@ -50,7 +50,7 @@ function tidy(row) {
   name(row);
 }
 
-// The buttons are there for what is possible now.
+// Shows and enables the buttons that can be used now.
 function tidyQueries() {
   const empty = queries.some((query) => query.empty), full = queries.length >= about.queries;
   at("another").disabled = empty || full;
