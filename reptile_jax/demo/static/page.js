@@ -175,7 +175,7 @@ function display(aloud = false) {
 
 function clearAll() {
   for (const row of rows) {
-    row.spare = row.later = [];
+    Object.assign(row, { spare: [], later: [] });
     row.input.title = "";
     for (const one of [...row.tiles]) one.clear();
   }
