@@ -1,6 +1,6 @@
 """Checks a config before anything is loaded, and decides which fields may change when a run is resumed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, KeysView
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -227,13 +227,13 @@ def _data_problems(config: ConfigDict) -> Iterator[str]:
         yield f"train_shots={train_shots(config)} exceeds {where}: give at most {fewest}"
 
 
-def field_names(config: ConfigDict) -> set[str]:
-    """Returns the names of all fields, such as "data.name"."""
+def field_names(config: ConfigDict) -> KeysView[str]:
+    """Returns the names of all fields, such as "data.name", in the order of the config."""
     return {
-        f"{name}.{inner}" if inner else name
+        f"{name}.{inner}" if inner else name: None
         for name, value in config.items()
         for inner in (value if isinstance(value, ConfigDict) else [""])
-    }
+    }.keys()
 
 
 def get_field(config: ConfigDict, name: str) -> Any:

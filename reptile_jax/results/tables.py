@@ -20,6 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import default
+from reptile_jax.config import field_names, get_field
 from reptile_jax.files import replace_text
 from reptile_jax.run import saved_config
 from reptile_jax.run.metrics import read_rows, smoothed
@@ -90,8 +91,9 @@ class Run(NamedTuple):
 
     def command(self, file: str) -> str:
         """Returns the command that repeats the run: a file of configs/, and every field that differs from it."""
-        before, now = _flat(_config(file)), _flat(self.config)
-        changed = [f"--config.{name}={now[name]}".replace(" ", "") for name in now if before[name] != now[name]]
+        before, now = _config(file), self.config
+        names = [name for name in field_names(now) if get_field(before, name) != get_field(now, name)]
+        changed = [f"--config.{name}={get_field(now, name)}".replace(" ", "") for name in names]
         module, colon, argument = file.partition(":")
         return f"main.py {shlex.join([f'--config=configs/{module}.py{colon}{argument}', *changed])}"
 
@@ -297,12 +299,6 @@ def _config(file: str) -> ConfigDict:
     """Returns a config by its file in configs/ and, after a colon, its argument."""
     module, _, argument = file.partition(":")
     return importlib.import_module(f"configs.{module}").get_config(*([argument] if argument else []))
-
-
-def _flat(config: ConfigDict) -> dict[str, Any]:
-    """Returns the fields by name, such as "data.name"."""
-    inner = {f"data.{name}": value for name, value in config.data.items()}
-    return {name: value for name, value in config.items() if name != "data"} | inner
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

@@ -131,6 +131,9 @@ def test_the_command_names_what_differs(workdir, results):
     assert all(str(SMALL[name]) == value for name, value in fields.items())
     own = tables.Run(gradient_combinations.get_config("sum2"), {}, []).command("gradient_combinations:sum2")
     assert own == "main.py --config=configs/gradient_combinations.py:sum2"
+    narrow = gradient_combinations.get_config("sum2")
+    narrow.model.filters = 32
+    assert tables.Run(narrow, {}, []).command("gradient_combinations:sum2") == f"{own} --config.model.filters=32"
 
 
 def test_every_figure_and_table_names_runs_of_its_own():
