@@ -13,6 +13,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 keep_compiled()
 # Programs that tests start use the same cache.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = jax.config.values["jax_compilation_cache_dir"]
+# Several test processes, PyTorch among them, share the memory of a GPU, most of which JAX would take at its start.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 REAL_DATA = {

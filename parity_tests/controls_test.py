@@ -48,6 +48,16 @@ def channel_order_flatten(patch: Patch) -> None:
     patch.setattr(reptile, "logits", lambda w, *rest: honest({**w, "dense/kernel": w["dense/kernel"][:, order]}, *rest))
 
 
+def frozen_features(patch: Patch) -> None:
+    """Lets the gradient reach the dense layer alone."""
+    honest = reptile.logits
+
+    def logits(weights, *rest):
+        return honest({n: w if n.startswith("dense") else w.detach() + 0 * w for n, w in weights.items()}, *rest)
+
+    patch.setattr(reptile, "logits", logits)
+
+
 def mean_for_summed_loss(patch: Patch) -> None:
     mean = SimpleNamespace(cross_entropy=lambda logits, labels, reduction: F.cross_entropy(logits, labels))
     patch.setattr(reptile, "F", mean)
@@ -210,10 +220,15 @@ CONTROLS = [
     Control(average_for_maximum, POOLED, "logits", "logits"),
     Control(padding_before, POOLED, "logits", "logits"),
     Control(channel_order_flatten, BASE, "logits", "logits"),
+    Control(mean_for_summed_loss, SGD, "loss", "loss"),
     Control(mean_for_summed_loss, SGD, "one optimiser step", "inner steps"),
+    Control(frozen_features, BASE, "gradients", "gradients"),
+    Control(frozen_features, BASE, "inner loop", "weights left out"),
+    Control(symmetric_padding, BASE, "logits", "ReLUs on one side"),
     Control(l2_for_factor_decay, SGD, "one optimiser step", "inner steps"),
     Control(decay_after_the_step, SGD, "one optimiser step", "inner steps"),
     Control(wrong_beta2, TRAINED, "one optimiser step", "inner steps"),
+    Control(wrong_beta2, TRAINED, "inner loop", "second moments"),
     Control(wrong_adam_epsilon, BASE, "one optimiser step"),
     Control(swapped_batch, BASE, "task delta"),
     Control(last_gradient_for_whole_delta, BASE, "task delta"),
@@ -244,6 +259,13 @@ def test_rung_sees(control, dtype, monkeypatch):
         difference = rung.measure(setup_of(control.case, dtype))
     assert np.isfinite(difference)
     assert difference >= 10 * (rung.tolerance or 1)  # tolerance 0 means a count: at least ten
+
+
+def test_every_rung_has_a_control():
+    """The released code and the sine waves have controls of their own, in their tests."""
+    elsewhere = ("released code", "sine waves")
+    seen = {(getattr(control, dtype), dtype) for control in CONTROLS for dtype in ("float64", "float32")}
+    assert {key for key in RUNG if not key[0].startswith(elsewhere)} == {key for key in seen if key[0]}
 
 
 def test_the_controls_leave_nothing_changed():

@@ -128,7 +128,7 @@ CONTROLS = [
 @pytest.mark.parametrize("name", RECORDED)
 def test_a_case_is_computed_as_released(name, side):
     with precision("float64"):
-        assert sides.agreement(SIDES[side], name) <= TOLERANCE[f"released code, {side}", "float64"]
+        assert sides.agreement(SIDES[side], name) <= TOLERANCE[f"released code, {side}", "float64"] / 3
 
 
 def test_every_case_has_a_control():
@@ -187,19 +187,18 @@ def test_predictions_are_those_of_the_recorded_logits():
             assert labels.tolist() == np.argmax(wanted[protocol], axis=1).tolist(), name
 
 
-def test_the_place_of_epsilon_soon_makes_no_difference(data_fields):
-    """Compares TensorFlow's Adam with this project's Adam, step by step, along the published 5-way run.
+def test_the_place_of_epsilon_makes_little_difference(data_fields):
+    """Compares TensorFlow's Adam with this project's Adam in the first meta-updates of the published 5-way run.
 
-    At first, ten or twenty weights have gradients that are small compared with epsilon / sqrt(1 - 0.999), and the two
-    forms differ only for these weights. After ten tasks, the difference is about 1e-7.
+    In the first one the second moment starts at zero, and the forms differ for the few weights whose gradients are
+    small compared with epsilon / sqrt(1 - 0.999).
     """
     config = omniglot_1shot_5way.get_config()
     config.data.name, config.data.archives, config.data.dir = (
         data_fields.get(field, "") for field in ("data", "archives", "data_dir")
     )
     with precision("float64"):
-        differences = sides.place_of_epsilon(bridge.setup(config, jnp.dtype("float64")), tasks=10)
-    assert 1e-5 < differences[0] < 5e-3
-    assert max(differences[1:5]) < 5e-4
-    assert max(differences[5:]) < 2e-5
-    assert 1e-9 < max(differences[-5:]) < 1e-6
+        differences = sides.place_of_epsilon(bridge.setup(config, jnp.dtype("float64")), meta_iterations=10)
+    print(*(f"{difference:.1e}" for difference in differences))
+    assert 1e-3 < differences[0] < 5e-2
+    assert all(1e-7 < difference < 5e-7 for difference in differences[1:])

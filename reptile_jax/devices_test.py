@@ -21,8 +21,8 @@ FIELDS = SMALL | {"meta_batch": 5, "meta_iters": 20, "checkpoint_interval": 5}
 
 
 def devices(count):
-    """Returns the environment of a process with `count` virtual devices."""
-    return os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+    """Returns the environment of a process with `count` virtual CPU devices, also on a machine with a GPU."""
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
 
 
 def test_on_eight_devices():

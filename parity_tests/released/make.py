@@ -1,7 +1,7 @@
 """Makes golden.json again with the released code itself: `python -m parity_tests.released.make CHECKOUT FILE`.
 
 CHECKOUT is a clone of https://github.com/openai/supervised-reptile, and the environment has NumPy and TensorFlow
-2.15, the last version with the layers of version 1 (Python 3.9 to 3.11). JAX and PyTorch are not needed. The graph, the
+2.15, the last version with the layers of version 1 (here with Python 3.10 or 3.11). JAX and PyTorch are not needed. The graph, the
 loss, the optimiser, the weight decay and the meta-update are the checkout's. This script supplies the weights, the
 tasks and the mini-batches, and replaces placeholders of float32 by placeholders of float64.
 """
@@ -26,7 +26,7 @@ def released_modules(checkout: Path) -> tuple[Any, Any, Any, Any]:
     try:
         import tensorflow
     except ModuleNotFoundError:
-        sys.exit("error: the released code needs TensorFlow: pip install tensorflow")
+        sys.exit("error: the released code needs TensorFlow: pip install 'tensorflow==2.15.*'")
 
     tf = sys.modules["tensorflow"] = tensorflow.compat.v1
     tf.disable_v2_behavior()

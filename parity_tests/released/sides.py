@@ -36,8 +36,8 @@ from parity_tests.released.record import (
     recorded,
 )
 from reptile_jax.meta.episodes import Examples, TrainTask
-from reptile_jax.meta.inner_loop import OptState, Params, inner_step
-from reptile_jax.meta.reptile import MetaState, meta_update
+from reptile_jax.meta.inner_loop import Params
+from reptile_jax.meta.reptile import MetaState, meta_step_size, meta_update
 from reptile_jax.networks.omniglot import OmniglotClassifier
 from reptile_torch_ref import reptile
 from reptile_torch_ref import weights as torch_weights
@@ -90,33 +90,32 @@ def by_jax(case: Case, inner_state: str) -> Results:
     return Results(before, updates, {} if sgd else bridge.arrays(compiled.second_moment(state)))
 
 
-def place_of_epsilon(setup: Setup, tasks: int) -> list[float]:
-    """Returns how much TensorFlow's place for epsilon changes each inner step of a run's first tasks.
+def place_of_epsilon(setup: Setup, meta_iterations: int) -> list[float]:
+    """Returns how much TensorFlow's place for epsilon changes each of a run's first meta-updates.
 
-    The values are relative L2 differences of the change of the weights. Each step is taken twice, from the weights and
-    second moment of a run with this project's Adam; the tasks run in the released order. Call it in float64.
+    The values are relative L2 differences of the change of the weights. Each meta-update is computed in both forms from
+    the same weights, second moment and tasks; the run goes on with this project's form. Call it in float64.
     """
-    c = setup.config.copy_and_resolve_references()
-    c.meta_batch = tasks
-    batches = compiled.sample(c, 0, setup.pixels.jax[1], bridge.POOLS["train"]).batches  # [tasks, steps, batch]
-    own = setup.spec.loop(setup.weight_decay, setup.pixels.jax)
+    c, source = setup.config, setup.pixels.jax
+    own = setup.spec.loop(setup.weight_decay, source)
     theirs = own._replace(optimizer=tensorflow_adam(c.learning_rate, reptile.BETA2, reptile.EPSILON))
 
     @jax.jit
-    def step(params: Params, opt_state: OptState, batch: Examples) -> tuple[Params, OptState, jax.Array]:
-        moment, count = (optax.tree.get(opt_state, name) for name in ("nu", "count"))
-        same = optax.tree.set(theirs.optimizer.init(params), nu=moment, count=count)
-        after, carried, _ = inner_step(own, params, opt_state, batch)
-        other, _, _ = inner_step(theirs, params, same, batch)
-        norm = optax.tree.norm
-        return after, carried, norm(optax.tree.sub(other, after)) / norm(optax.tree.sub(after, params))
+    def update(state: MetaState, tasks: TrainTask, step_size: float) -> tuple[MetaState, jax.Array]:
+        moment, count = (optax.tree.get(state.opt_state, name) for name in ("nu", "count"))
+        same = optax.tree.set(theirs.optimizer.init(state.params), nu=moment, count=count)
+        after, other = (
+            meta_update(loop, start, tasks, step_size, foml=c.foml, inner_state=c.inner_state)[0]
+            for loop, start in ((own, state), (theirs, state._replace(opt_state=same)))
+        )
+        norm, minus = optax.tree.norm, optax.tree.sub
+        return after, norm(minus(other.params, after.params)) / norm(minus(after.params, state.params))
 
-    opt_state, differences = own.optimizer.init(setup.start.params), []
-    for rows, labels in zip(*batches, strict=True):
-        params = setup.start.params
-        for batch in zip(rows, labels, strict=True):
-            params, opt_state, difference = step(params, opt_state, Examples(*batch))
-            differences.append(float(difference))
+    state, differences = setup.start, []
+    for i in range(meta_iterations):
+        step_size = meta_step_size(i, c.meta_iters, c.meta_step, c.meta_step_final)
+        state, difference = update(state, compiled.sample(c, i, source[1], bridge.POOLS["train"]), step_size)
+        differences.append(float(difference))
     return differences
 
 

@@ -12,6 +12,7 @@ from reptile_jax.testing.eight_devices import distance
 from reptile_jax.testing.small_runs import SMALL, run, same_bits, small, state_of
 
 FIELDS = SMALL | {"meta_batch": 5, "meta_iters": 4, "checkpoint_interval": 2}
+CPU = os.environ | {"JAX_PLATFORMS": "cpu"}  # the platform of these tests on a machine with a GPU, too
 
 
 @pytest.mark.parametrize(
@@ -50,8 +51,8 @@ def test_the_quota_of_a_container(monkeypatch, quota, cores):
 def test_a_run_goes_on_with_another_number_of_devices_and_says_so(tmp_path):
     """Two devices round differently from one; a number of devices in the environment is kept."""
 
-    def trained(workdir, *flags, **more):
-        done = run(f"--workdir={workdir}", *flags, cwd=tmp_path, **more, **FIELDS)
+    def trained(workdir, *flags, env=CPU):
+        done = run(f"--workdir={workdir}", *flags, cwd=tmp_path, env=env, **FIELDS)
         assert done.returncode == 0, done.stderr
         return done.stderr, state_of(tmp_path / workdir, small(**FIELDS))
 
@@ -65,14 +66,14 @@ def test_a_run_goes_on_with_another_number_of_devices_and_says_so(tmp_path):
     said, again = trained("two", "--cpu_devices=2")
     assert "Resuming two at meta-iteration 2.\n" in said and same_bits(again, two)
     interrupt("one")
-    said, moved = trained("one", env=os.environ | {"JAX_NUM_CPU_DEVICES": "2"})
+    said, moved = trained("one", env=CPU | {"JAX_NUM_CPU_DEVICES": "2"})
     on = f"of {usable_cores()} cores"
     told = f"Resuming one at meta-iteration 2; it was on 1 cpu device {on}, and rounding differs on 2 cpu devices {on}."
     assert told in said and distance(moved, one) < 1e-3
 
 
 def test_a_program_makes_the_devices_that_its_tasks_can_fill(tmp_path):
-    done = run("--workdir=run", cwd=tmp_path, **FIELDS)
+    done = run("--workdir=run", cwd=tmp_path, env=CPU, **FIELDS)
     assert done.returncode == 0
     (seal,) = (tmp_path / "run" / "checkpoints" / "4").glob("seal.json")
     expected = best_cpu_devices(small(**FIELDS), usable_cores())
@@ -92,6 +93,6 @@ def test_cpu_devices_share_the_data():
         "print(*[len({y.data.unsafe_buffer_pointer() for y in put(mesh, x, *axes).addressable_shards})"
         " for axes in ((), (None, 'tasks'))])"
     )
-    env = os.environ | {"JAX_NUM_CPU_DEVICES": "8"}
+    env = CPU | {"JAX_NUM_CPU_DEVICES": "8"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.stdout == "1 8\n", done.stderr
