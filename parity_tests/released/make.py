@@ -1,8 +1,8 @@
 """Makes golden.json again with the released code itself: `python -m parity_tests.released.make CHECKOUT FILE`.
 
 CHECKOUT is a clone of https://github.com/openai/supervised-reptile, and the environment has NumPy and TensorFlow
-2.15, the last version with the layers of version 1 (here with Python 3.10 or 3.11). JAX and PyTorch are not needed. The graph, the
-loss, the optimiser, the weight decay and the meta-update are the checkout's. This script supplies the weights, the
+2.15, the last version with the layers of version 1, on Python 3.10 or 3.11. JAX and PyTorch are not needed. The graph,
+the loss, the optimiser, the weight decay and the meta-update are the checkout's. This script supplies the weights, the
 tasks and the mini-batches, and replaces placeholders of float32 by placeholders of float64.
 """
 
