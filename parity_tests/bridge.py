@@ -23,6 +23,7 @@ from reptile_jax.run.programs import initial_state
 from reptile_torch_ref import data as torch_data
 from reptile_torch_ref import reptile
 from reptile_torch_ref import weights as torch_weights
+from reptile_torch_ref.train import inner_of
 
 # All of glyphs and as many of Omniglot, so that both have one shape and compile once.
 TRAIN_CLASSES, HELD_OUT_CLASSES = 1400, 150
@@ -55,15 +56,22 @@ class Setup(NamedTuple):
     @property
     def inner(self) -> reptile.Inner:
         """The reference's inner optimiser."""
-        c = self.config
-        return reptile.Inner(c.learning_rate, c.sgd, c.weight_decay, c.inner_state, c.model.name)
+        return inner_of(self.config)
 
     @property
     def spec(self) -> compiled.Spec:
         """The fields that the compiled functions depend on."""
         c = self.config
         return compiled.Spec(
-            c.classes, c.sgd, c.learning_rate, c.foml, c.inner_state, c.data.name, c.model.name, c.model.filters
+            c.classes,
+            c.sgd,
+            c.learning_rate,
+            c.foml,
+            c.inner_state,
+            c.data.name,
+            c.model.name,
+            c.model.filters,
+            c.zero_head,
         )
 
     @property

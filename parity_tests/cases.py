@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from configs import default
 from parity_tests import bridge, compiled
-from reptile_jax.meta.reptile import MetaState
+from reptile_jax.meta.reptile import MetaState, with_zero_head
 from reptile_jax.run.programs import initial_state
 
 TRAINED_FOR = 30  # meta-iterations
@@ -23,7 +23,7 @@ class Case(NamedTuple):
     Attributes:
         algorithm: "reptile", "foml" (first-order MAML) or "foml_tail" (with a tail of one drawing per class).
         optimizer: "adam" or "sgd".
-        batches: "cycling", or "replacement".
+        batches: "cycling", "replacement" or "balanced" (cycling within each class).
         ways: classes of a task.
         weight_decay: the factor applied before each inner step; 1 means none.
         inner_state: how Adam's second moment and step count are carried.
@@ -31,6 +31,7 @@ class Case(NamedTuple):
         seed: the seed of the weights, the split and the episodes.
         network: `model.name`. Mini-ImageNet's network has photographs of 20x20 and 8 filters; with the prefix
             "released", it has the sizes of the released code.
+        head: the dense layer at the start of a task: "trained", or "zero".
     """
 
     algorithm: str
@@ -42,6 +43,7 @@ class Case(NamedTuple):
     weights: str
     seed: int
     network: str = "omniglot"
+    head: str = "trained"
 
     def __str__(self) -> str:
         """Returns the case as the name of a test."""
@@ -57,6 +59,7 @@ class Case(NamedTuple):
                 self.weights,
                 seed,
                 self.network,
+                f"{self.head} head",
             ]
         )
 
@@ -64,33 +67,36 @@ class Case(NamedTuple):
 VALUES = Case(
     ("reptile", "foml", "foml_tail"),
     ("adam", "sgd"),
-    ("cycling", "replacement"),
+    ("cycling", "replacement", "balanced"),
     (5, 20),
     (1.0, 0.97),
     ("averaged", "sequential", "reset"),
     ("initial", "trained"),
     (0, 1, 2),
     ("omniglot", "miniimagenet"),
+    ("trained", "zero"),
 )  # type: ignore[arg-type]
 
 BASE = Case("reptile", "adam", "cycling", 5, 1.0, "averaged", "initial", 0)  # as in the published runs
 TRAINED = BASE._replace(weights="trained")
 SGD = BASE._replace(optimizer="sgd", weight_decay=0.97)
 POOLED = BASE._replace(network="miniimagenet")
+FAST = BASE._replace(batches="balanced", head="zero")  # as in the fast runs
 RELEASED = BASE._replace(network="released miniimagenet")  # 84x84x3 and 32 filters
 
 CASES = [
-    Case("reptile", "adam", "cycling", 5, 0.97, "averaged", "initial", 1, "miniimagenet"),
-    Case("reptile", "adam", "cycling", 20, 1.0, "sequential", "trained", 2),
-    Case("reptile", "sgd", "replacement", 5, 1.0, "averaged", "trained", 0),
+    Case("reptile", "adam", "balanced", 5, 0.97, "averaged", "initial", 1, "miniimagenet", "zero"),
+    Case("reptile", "adam", "balanced", 20, 1.0, "sequential", "trained", 2, "omniglot", "zero"),
+    Case("reptile", "sgd", "replacement", 5, 1.0, "averaged", "trained", 0, "omniglot", "zero"),
     Case("reptile", "sgd", "cycling", 20, 1.0, "reset", "trained", 1),
-    Case("foml", "adam", "cycling", 5, 0.97, "sequential", "initial", 1),
+    Case("foml", "adam", "cycling", 5, 0.97, "sequential", "initial", 1, "omniglot", "zero"),
     Case("foml", "adam", "replacement", 5, 0.97, "reset", "trained", 2, "miniimagenet"),
-    Case("foml", "sgd", "cycling", 20, 1.0, "sequential", "initial", 0, "miniimagenet"),
-    Case("foml", "sgd", "replacement", 5, 0.97, "averaged", "trained", 2),
-    Case("foml_tail", "adam", "cycling", 20, 0.97, "reset", "initial", 0),
+    Case("foml", "sgd", "replacement", 20, 1.0, "sequential", "initial", 0, "miniimagenet"),
+    Case("foml", "sgd", "balanced", 5, 0.97, "averaged", "trained", 2),
+    Case("foml_tail", "adam", "balanced", 20, 0.97, "reset", "initial", 0, "omniglot", "zero"),
     Case("foml_tail", "adam", "replacement", 20, 1.0, "averaged", "trained", 1, "miniimagenet"),
-    Case("foml_tail", "sgd", "replacement", 5, 0.97, "sequential", "initial", 2),
+    Case("foml_tail", "sgd", "cycling", 5, 0.97, "sequential", "initial", 2, "omniglot", "zero"),
+    Case("foml_tail", "sgd", "cycling", 5, 0.97, "averaged", "initial", 0, "miniimagenet", "zero"),
 ]
 
 
@@ -124,6 +130,8 @@ def config_of(case: Case, data: str = "glyphs", archives: str = "", data_dir: st
     config.inner_batch = 2 * case.ways if case.ways == 5 else case.ways
     config.inner_iters = 4 if case.ways == 20 else 3
     config.replacement = case.batches == "replacement"
+    config.balanced = case.batches == "balanced"
+    config.zero_head = case.head == "zero"
     config.sgd = case.optimizer == "sgd"
     config.learning_rate = 3e-3 if config.sgd else 1e-3
     config.weight_decay = case.weight_decay
@@ -146,6 +154,7 @@ def setup_of(case: Case, dtype: str, **data: str) -> bridge.Setup:
     if config.sgd or config.inner_state == "reset":  # only the weights are used
         empty = jax.eval_shape(lambda: initial_state(config, config.seed, jnp.dtype(dtype))).opt_state
         start = start._replace(opt_state=jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), empty))
+    start = start._replace(params=with_zero_head(start.params)) if config.zero_head else start
     as_dtype = jax.tree.map(lambda x: jnp.asarray(x, dtype if x.dtype == np.float32 else x.dtype), start)
     return bridge.setup(config, jnp.dtype(dtype), as_dtype._replace(iteration=jnp.zeros((), jnp.int32)))
 

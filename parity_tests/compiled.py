@@ -42,6 +42,7 @@ class Spec(NamedTuple):
     data: str = "omniglot"
     network: str = "omniglot"
     filters: int = 64
+    zero_head: bool = False
 
     @property
     def config(self) -> ConfigDict:
@@ -56,7 +57,7 @@ class Spec(NamedTuple):
     @property
     def without_training(self) -> "Spec":
         """The spec without the fields that matter only in training."""
-        return self._replace(sgd=True, learning_rate=0.0, foml=False, inner_state="")
+        return self._replace(sgd=True, learning_rate=0.0, foml=False, inner_state="", zero_head=False)
 
     def loop(self, weight_decay: jax.Array, data: Source) -> InnerLoop:
         """Returns what all inner loops share."""
@@ -120,7 +121,8 @@ def _step(spec: Spec, weight_decay: jax.Array, state: MetaState, examples: Examp
 
 def step(spec: Spec, weight_decay: jax.Array, state: MetaState, examples: Examples, data: Source) -> MetaState:
     """Takes one inner step on a mini-batch [batch]; the meta-iteration stays the same."""
-    return _step(spec._replace(foml=False, inner_state="averaged"), weight_decay, state, examples, data)
+    spec = spec._replace(foml=False, inner_state="averaged", zero_head=False)
+    return _step(spec, weight_decay, state, examples, data)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -145,7 +147,8 @@ def update(
 ) -> MetaState:
     """Computes one meta-update."""
     loop = spec.loop(weight_decay, data)
-    return meta_update(loop, state, tasks, step_size, foml=spec.foml, inner_state=spec.inner_state)[0]
+    fields = {"foml": spec.foml, "inner_state": spec.inner_state, "zero_head": spec.zero_head}
+    return meta_update(loop, state, tasks, step_size, **fields)[0]
 
 
 def count(state: MetaState) -> int:
@@ -189,9 +192,9 @@ def _sampler(fields: str) -> Callable[[int, int, Classes, Pool], TrainTask]:
 
 def sample(config: ConfigDict, iteration: int, classes: Classes, pool: Pool) -> TrainTask:
     """Samples the tasks of one meta-iteration as the training program does; returns indices [meta_batch, ...]."""
-    names = ("classes", "shots", "train_shots", "inner_batch", "inner_iters", "replacement", "foml_tail", "meta_batch")
+    names = ("classes", "shots", "train_shots", "inner_batch", "inner_iters", "replacement", "balanced", "foml_tail")
     with jax.enable_x64(False):  # only integers are computed: one program serves both precisions
-        fields = {name: config[name] for name in names} | {"data": {"name": config.data.name}}
+        fields = {name: config[name] for name in (*names, "meta_batch")} | {"data": {"name": config.data.name}}
         sampler = _sampler(json.dumps(fields))
         return jax.tree.map(np.asarray, sampler(config.seed, iteration, classes, pool))
 

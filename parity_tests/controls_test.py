@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torchvision import transforms
 
 from parity_tests import bridge
-from parity_tests.cases import BASE, POOLED, SGD, TRAINED, Case, setup_of
+from parity_tests.cases import BASE, FAST, POOLED, SGD, TRAINED, Case, setup_of
 from parity_tests.ladder import RUNGS
 from parity_tests.measures import precision
 from reptile_torch_ref import model, reptile
@@ -135,6 +135,10 @@ def sequential_for_averaged(patch: Patch) -> None:
     patch.setattr(reptile, "meta_delta", meta_delta)
 
 
+def head_that_moves(patch: Patch) -> None:
+    patch.setattr(reptile, "with_zero_head", lambda params: params)
+
+
 def constant_step_size(patch: Patch) -> None:
     patch.setattr(reptile, "meta_step_at", lambda iteration, meta_iters, first, final: first)
 
@@ -235,6 +239,7 @@ CONTROLS = [
     Control(sequential_for_averaged, BASE, "meta-delta"),
     Control(reset_second_moment, TRAINED, "task delta"),
     Control(constant_step_size, BASE, "20 meta-iterations"),
+    Control(head_that_moves, FAST, "20 meta-iterations"),
     Control(running_averages, TRAINED, "predictions", "predictions"),
     Control(query_without_support, TRAINED, "predictions", "predictions"),
 ]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from parity_tests.cases import BASE, CASES, POOLED, RELEASED, SGD, all_pairs, pairs, setup_of
+from parity_tests.cases import BASE, CASES, FAST, POOLED, RELEASED, SGD, all_pairs, pairs, setup_of
 from parity_tests.ladder import RUNGS, TOLERANCE
 from parity_tests.measures import meta_delta, precision
 from parity_tests.trajectory import follow
@@ -15,7 +15,8 @@ def test_every_pair_of_values_occurs_in_some_case():
 
 
 ON_PHOTOGRAPHS = [rung for rung in RUNGS if rung.name != "data" and not rung.name.startswith("released code")]
-CASES_OF_RUNGS = [(BASE, RUNGS), (SGD, RUNGS), (POOLED, ON_PHOTOGRAPHS)]
+OF_RUNS = [rung for rung in RUNGS if rung.name in ("20 meta-iterations", "inner steps", "predictions")]
+CASES_OF_RUNGS = [(BASE, RUNGS), (SGD, RUNGS), (POOLED, ON_PHOTOGRAPHS), (FAST, OF_RUNS)]
 
 
 @pytest.mark.parametrize(

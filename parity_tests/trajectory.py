@@ -32,6 +32,7 @@ from reptile_torch_ref import reptile
 TIE = 5e-6  # difference that rounding can reverse between the two largest values of a window; they are about 1 in size
 TIES = 4  # of one step that are tried on both sides, the closest ones
 NOISE = 1e-4  # times the root mean square gradient of a layer; ten times the rounding of its smallest gradients
+ROUNDING = float(np.finfo(np.float32).eps)  # of a probability
 
 
 class Step(NamedTuple):
@@ -143,7 +144,8 @@ def compare(setup: Setup, state: reptile.State, examples: Examples) -> tuple[Ste
     before = arrays(start.params)
     change, gradients = minus(arrays(ours.params), before), arrays(forward.gradients)
     difference, left_out, side = min(
-        ((*_difference(change, gradients, before, side), side) for side in sides), key=lambda result: result[0]
+        ((*_difference(change, gradients, before, side, len(examples.labels)), side) for side in sides),
+        key=lambda result: result[0],
     )
     moment = 0.0
     if not setup.inner.sgd:
@@ -153,24 +155,31 @@ def compare(setup: Setup, state: reptile.State, examples: Examples) -> tuple[Ste
     return Step(difference, as_it_is, moment, len(crossed), distance, left_out), theirs
 
 
-def _difference(change: Arrays, gradients: Arrays, before: Arrays, theirs: reptile.State) -> tuple[float, float]:
+def _difference(
+    change: Arrays, gradients: Arrays, before: Arrays, theirs: reptile.State, batch: int
+) -> tuple[float, float]:
     """Returns the relative difference of the weights' change, and the share of the weights that it leaves out."""
-    keep = _with_history(gradients, theirs)
+    keep = _with_history(gradients, theirs, batch)
     wanted = minus(arrays(theirs.params), before)
     kept, total = (sum(np.sum(x) for x in keep.values()), sum(x.size for x in keep.values()))
     difference = relative({n: change[n] * keep[n] for n in keep}, {n: wanted[n] * keep[n] for n in keep})
     return difference, 1 - float(kept / total)
 
 
-def _with_history(gradients: Arrays, after: reptile.State) -> Arrays:
-    """Marks weights whose bias-corrected root second moment is more than rounding compared with the gradients."""
+def _with_history(gradients: Arrays, after: reptile.State, batch: int) -> Arrays:
+    """Marks weights whose bias-corrected root second moment is more than rounding compared with the gradients.
+
+    The gradient of the dense bias is a sum of differences of probabilities over the mini-batch. From a dense layer of
+    zeros and a balanced mini-batch, they cancel except for their own rounding, in all of the layer.
+    """
     if not after.second_moment:
         return {name: np.ones(g.shape, bool) for name, g in gradients.items()}
     correction = 1 - reptile.BETA2**after.step_count
     keep = {}
     for name, moment in arrays(after.second_moment).items():
         layer = np.sqrt(np.mean(np.square(gradients[name])))
-        keep[name] = np.sqrt(moment / correction) >= NOISE * layer
+        rounding = max(NOISE * layer, batch * ROUNDING if name == "dense/bias" else 0)
+        keep[name] = np.sqrt(moment / correction) >= rounding
     return keep
 
 

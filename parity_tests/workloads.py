@@ -30,6 +30,7 @@ from reptile_jax.run.train import curve_keys
 from reptile_jax.tasks import Data
 from reptile_jax.tasks.kind import Source
 from reptile_torch_ref import reptile
+from reptile_torch_ref.train import inner_of
 
 EVAL_TASKS = 10  # on each device in one dispatch
 EPISODES = 8  # number of meta-iterations whose episodes are sampled beforehand and used again and again
@@ -169,11 +170,6 @@ def eval_arguments(config: ConfigDict, data: Data, tasks: int) -> tuple[Pool, np
 def torch_state(config: ConfigDict) -> reptile.State:
     """Returns JAX's initial state, converted for PyTorch."""
     return bridge.to_torch(initial_state(config, config.seed))
-
-
-def inner_of(config: ConfigDict) -> reptile.Inner:
-    """Returns the reference's inner optimiser."""
-    return reptile.Inner(config.learning_rate, config.sgd, config.weight_decay, config.inner_state, config.model.name)
 
 
 def products(size: int) -> Work:

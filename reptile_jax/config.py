@@ -128,10 +128,12 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "inner_batch": _whole(1),
     "inner_iters": _whole(1),
     "replacement": _SWITCH,
+    "balanced": _SWITCH,
     "learning_rate": _number(0, strict=True),
     "sgd": _SWITCH,
     "weight_decay": (_number(0, strict=True)[0], "a finite number above 0; 1 is off"),
     "inner_state": _among(*INNER_STATES),
+    "zero_head": _SWITCH,
     "meta_batch": _whole(1),
     "meta_iters": _whole(1),
     "meta_step": _number(0, strict=False),
@@ -174,6 +176,12 @@ def _problems(config: ConfigDict) -> Iterator[str]:
         yield f"foml_tail={config.foml_tail} has no meaning without first-order MAML: give foml=True or foml_tail=0"
     if config.foml_tail >= shots:
         yield f"foml_tail={config.foml_tail} leaves no examples of train_shots={shots} for the other steps: give less"
+    for name in ("inner_batch", "eval_batch") if config.balanced else ():
+        if config[name] % config.classes:
+            yield (
+                f"{name}={config[name]} is not possible with balanced=True and classes={config.classes}: give a "
+                f"multiple of {config.classes}"
+            )
     if config.replacement:
         fewest = eval_shots(config)[0]
         for name, examples, task in (
@@ -251,6 +259,8 @@ OLDER = {
     "data.train_classes": 0,
     "model.name": "omniglot",
     "model.filters": 64,
+    "balanced": False,
+    "zero_head": False,
     "eval_set": "auto",
     "eval_untrained": False,
 }

@@ -68,6 +68,7 @@ def test_published_runs(module):
     assert (config.meta_step, config.meta_step_final, config.meta_batch, config.eval_iters) == (1.0, 0.0, 5, 50)
     assert (config.seed, config.eval_samples, config.eval_interval, config.weight_decay) == (0, 10_000, 10, 1.0)
     assert not (config.replacement or config.sgd or config.foml or config.foml_tail or config.data.validation_classes)
+    assert not (config.balanced or config.zero_head)
 
 
 @pytest.fixture
@@ -129,6 +130,7 @@ def test_defaults_are_those_of_the_released_flags():
         seed=0, classes=5, shots=5, train_shots=0, inner_batch=5, inner_iters=20, replacement=False, learning_rate=1e-3,
         meta_step=0.1, meta_step_final=0.1, meta_batch=1, meta_iters=400_000, eval_batch=5, eval_iters=50,
         eval_samples=10_000, eval_interval=10, weight_decay=1.0, transductive=False, foml=False, foml_tail=0, sgd=False,
+        balanced=False, zero_head=False,
     )  # fmt: skip
     assert {name: config[name] for name in released} == released
 
@@ -166,6 +168,11 @@ def test_defaults_are_those_of_the_released_flags():
         ({"checkpoint_interval": 0}, "checkpoint_interval=0 is not possible"),
         ({"foml_tail": 2}, "foml_tail=2 has no meaning without first-order MAML"),
         ({"foml": True, "foml_tail": 5}, "foml_tail=5 leaves no examples of train_shots=5"),
+        (
+            {"balanced": True, "inner_batch": 12},
+            "inner_batch=12 is not possible with balanced=True and classes=5: give",
+        ),
+        ({"balanced": True, "eval_batch": 3}, "eval_batch=3 is not possible with balanced=True and classes=5: give a"),
         ({"replacement": True, "inner_batch": 26}, "inner_batch=26 exceeds the 25 examples of a training task"),
         ({"replacement": True, "eval_batch": 6}, "eval_batch=6 exceeds the 5 examples of a 1-shot task"),
     ],

@@ -36,6 +36,7 @@ class Inner(NamedTuple):
     inner_state: str = "averaged"
     network: str = "omniglot"  # model.name
     loss: Callable[[Weights, Tensor, Tensor, str], Tensor] = summed_cross_entropy  # of weights, a mini-batch, network
+    zero_head: bool = False
 
 
 class State(NamedTuple):
@@ -124,7 +125,13 @@ def meta_delta(state: State, tasks: list[Task], inner: Inner, foml: bool = False
 def meta_iteration(state: State, tasks: list[Task], step: float, inner: Inner, foml: bool = False) -> State:
     """Makes one meta-update on `meta_batch` tasks: theta <- theta + step * mean_i(phi_i - theta) (algorithm 2)."""
     delta, carried = meta_delta(state, tasks, inner, foml)
-    return carried._replace(params={n: w + step * delta[n] for n, w in state.params.items()})
+    params = {n: w + step * delta[n] for n, w in state.params.items()}
+    return carried._replace(params=with_zero_head(params) if inner.zero_head else params)
+
+
+def with_zero_head(params: Weights) -> Weights:
+    """Returns the weights with a dense layer of zeros (`zero_head`; Kao et al. 2021, arXiv 2106.15367)."""
+    return {n: torch.zeros_like(w) if n.startswith("dense/") else w for n, w in params.items()}
 
 
 def meta_step_at(iteration: int, meta_iters: int, meta_step: float, meta_step_final: float) -> float:
@@ -160,18 +167,27 @@ def labelled(drawings: Tensor) -> Batch:
     return drawings.flatten(0, 1), torch.arange(len(drawings)).repeat_interleave(drawings.shape[1])
 
 
-def mini_batches(rng: Generator, drawings: Tensor, batch: int, iters: int, replacement: bool, tail: int = 0) -> Task:
+def mini_batches(
+    rng: Generator, drawings: Tensor, batch: int, iters: int, replacement: bool, tail: int = 0, balanced: bool = False
+) -> Task:
     """Makes `iters` mini-batches of `batch` drawings from a task's drawings [classes, shots, ...].
 
     Without `replacement`, they are used in shuffled order and shuffled again whenever they run out, so a batch may span
     two shuffles. With `replacement`, every batch is sampled afresh, and its drawings are distinct. `tail` (foml_tail)
-    drawings of each class are reserved for the last mini-batch, which consists of all of them.
+    drawings of each class are reserved for the last mini-batch, which consists of all of them. If `balanced`, each
+    class is divided in the same way, and every batch has as many drawings of each.
     """
     if tail:
         if tail > drawings.shape[1] - (iters > 1):
             raise ValueError(f"foml_tail={tail} of {drawings.shape[1]} drawings leaves none for the steps before")
-        first = mini_batches(rng, drawings[:, :-tail], batch, iters - 1, replacement) if iters > 1 else []
+        rest = drawings[:, :-tail]
+        first = mini_batches(rng, rest, batch, iters - 1, replacement, balanced=balanced) if iters > 1 else []
         return [*first, labelled(drawings[:, -tail:])]
+    if balanced:
+        classes, shots = drawings.shape[:2]
+        by_class = [orders(rng, shots, batch // classes, iters, replacement) for _ in range(classes)]
+        chosen = [torch.stack([x[i] for x, i in zip(drawings, of, strict=True)]) for of in zip(*by_class, strict=True)]
+        return [labelled(x) for x in chosen]
     images, labels = labelled(drawings)
     return [(images[i], labels[i]) for i in orders(rng, len(images), batch, iters, replacement)]
 

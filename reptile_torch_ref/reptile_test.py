@@ -227,6 +227,18 @@ def test_replacement_draws_each_mini_batch_afresh_and_distinct() -> None:
         reptile.mini_batches(np.random.default_rng(0), numbered(5, 2), 11, 1, True)
 
 
+@pytest.mark.parametrize("tail", [0, 1])
+def test_balanced_mini_batches_have_as_many_drawings_of_each_class(tail: int) -> None:
+    rng, drawings = np.random.default_rng(0), numbered(3, 4 + tail)
+    task = reptile.mini_batches(rng, drawings, 6, 4 + (tail > 0), False, tail, balanced=True)[:4]
+    assert all(labels.tolist() == [0, 0, 1, 1, 2, 2] for _, labels in task)
+    for first, second in (numbers(task)[:2], numbers(task)[2:]):  # the two rounds
+        assert sorted(first + second) == sorted(n for n in range(3 * (4 + tail)) if n % (4 + tail) < 4)
+        assert all(n // (4 + tail) == i // 2 for i, n in enumerate(first))
+    released = reptile.mini_batches(np.random.default_rng(0), drawings, 6, 4, False)
+    assert any(sorted(labels.tolist()) != [0, 0, 1, 1, 2, 2] for _, labels in released), "a check that cannot fail"
+
+
 @pytest.mark.parametrize("replacement", [False, True])
 def test_foml_tail_is_kept_for_the_last_mini_batch(replacement: bool) -> None:
     task = reptile.mini_batches(np.random.default_rng(0), numbered(4, 5), 6, 5, replacement, tail=2)

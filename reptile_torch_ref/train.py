@@ -17,7 +17,8 @@ from reptile_torch_ref import data, reptile, sine, weights
 def inner_of(config: ConfigDict) -> reptile.Inner:
     """Returns the inner optimiser and the network of a configuration."""
     network = config.model.name
-    return reptile.Inner(config.learning_rate, config.sgd, config.weight_decay, config.inner_state, network)
+    c = config
+    return reptile.Inner(c.learning_rate, c.sgd, c.weight_decay, c.inner_state, network, zero_head=c.zero_head)
 
 
 def train(config: ConfigDict, characters: Sequence[Tensor], state: reptile.State) -> reptile.State:
@@ -36,7 +37,7 @@ def sample_tasks(config: ConfigDict, characters: Sequence[Tensor], iteration: in
     for _ in range(config.meta_batch):
         drawings = reptile.sample_drawings(rng, characters, config.classes, config.train_shots or config.shots)
         drawings = drawings / data.SCALE[config.data.name]
-        tasks.append(reptile.mini_batches(rng, drawings, *shape))
+        tasks.append(reptile.mini_batches(rng, drawings, *shape, balanced=config.balanced))
     return tasks
 
 
@@ -49,7 +50,8 @@ def evaluate(config: ConfigDict, characters: Sequence[Tensor], state: reptile.St
         drawings = reptile.sample_drawings(rng, characters, config.classes, config.shots + 1)
         drawings = drawings / data.SCALE[config.data.name]
         support, (queries, labels) = drawings[:, :-1], reptile.labelled(drawings[:, -1:])
-        batches = reptile.mini_batches(rng, support, config.eval_batch, config.eval_iters, config.replacement)
+        shape = (config.eval_batch, config.eval_iters, config.replacement)
+        batches = reptile.mini_batches(rng, support, *shape, balanced=config.balanced)
         outputs = reptile.evaluate_task(state, batches, support.flatten(0, 1), queries, inner)
         accuracies[i] = [(logits.argmax(1) == labels).double().mean() for logits in outputs]
     return accuracies
@@ -65,6 +67,7 @@ def main(config: ConfigDict, init: str = "", weights_file: str = "") -> None:
     shape = (config.data.size, config.data.size, config.data.channels)
     init_state = partial(reptile.init_state, filters=config.model.filters, shape=shape)
     state = weights.load(init) if init else init_state(config.classes, config.seed, config.sgd)
+    state = state._replace(params=reptile.with_zero_head(state.params)) if config.zero_head else state
     state = train(config, split.train, state)
     if weights_file:
         weights.save(weights_file, state)

@@ -73,7 +73,8 @@ _AS_IMAGES = "as images: to the size and channels of the training, bicubic"
 _CHARACTERS = {"data.size": (SIZE,), "data.channels": (1,)}
 _WAVES = {  # a point is one number, and a wave has no labels
     "data.size": (1,), "data.channels": (1,), "data.rotations": (False,), "data.train_classes": (0,), "classes": (1,),
-    "data.validation_classes": (0,), "eval_set": ("auto", "test"), "transductive": (False,),
+    "data.validation_classes": (0,), "eval_set": ("auto", "test"), "transductive": (False,), "balanced": (False,),
+    "zero_head": (False,),
     "model.name": ("perceptron", "perceptron_relu"),  # as text, because their module would import JAX
 }  # fmt: skip
 

@@ -110,6 +110,35 @@ def mini_batches(key: jax.Array, examples: Any, batch: int, steps: int, replacem
     return jax.tree.map(lambda x: x[order], examples)
 
 
+def class_batches(
+    key: jax.Array, rows: jax.Array, batch: int, steps: int, replacement: bool, balanced: bool
+) -> Examples:
+    """Divides the images of a task's classes into `steps` mini-batches.
+
+    Args:
+        key: random key.
+        rows: the images of the classes [classes, shots], as rows of the data.
+        batch: images per mini-batch.
+        steps: number of mini-batches.
+        replacement: see `mini_batches`.
+        balanced: every mini-batch has the same number of images of each class, which divides the images of each class
+            as `mini_batches` does. Otherwise, the mini-batches are drawn from the images of all classes, as released.
+
+    Returns:
+        Examples [steps, batch].
+    """
+    if not balanced:
+        return mini_batches(key, _examples(rows), batch, steps, replacement)
+    classes = rows.shape[0]
+
+    def of_class(key: jax.Array, rows: jax.Array) -> jax.Array:
+        return mini_batches(key, rows, batch // classes, steps, replacement)
+
+    batches = jax.vmap(of_class, out_axes=1)(random.split(key, classes), rows)  # [steps, classes, batch / classes]
+    labels = jnp.broadcast_to(jnp.arange(classes, dtype=jnp.int32)[:, None], batches.shape)
+    return Examples(batches.reshape(steps, batch), labels.reshape(steps, batch))
+
+
 def _shuffles(key: jax.Array, count: int, size: int) -> jax.Array:
     """Shuffles 0..size-1 `count` times: [count, size] int32."""
     bits = random.bits(key, (count * size,), jnp.uint32)  # flat, because XLA compiles two axes several times as slowly
@@ -141,6 +170,7 @@ def sample_train_task(
     inner_batch: int,
     inner_iters: int,
     replacement: bool,
+    balanced: bool = False,
     tail_shots: int = 0,
 ) -> TrainTask:
     """Samples a training task (released code: the mini-batches of `Reptile` and `FOML`).
@@ -154,6 +184,7 @@ def sample_train_task(
         inner_batch: drawings per inner step.
         inner_iters: inner steps.
         replacement: see `mini_batches`.
+        balanced: see `class_batches`.
         tail_shots: drawings per class, out of `shots`, kept for the last step; 0: no tail.
 
     Returns:
@@ -163,8 +194,8 @@ def sample_train_task(
     rows = _sample_images(image_key, table, pool, classes, shots)
     tail = _examples(rows[:, shots - tail_shots :]) if tail_shots else None
     steps = inner_iters - 1 if tail_shots else inner_iters
-    examples = _examples(rows[:, : shots - tail_shots])
-    return TrainTask(mini_batches(batch_key, examples, inner_batch, steps, replacement), tail)
+    rows = rows[:, : shots - tail_shots]
+    return TrainTask(class_batches(batch_key, rows, inner_batch, steps, replacement, balanced), tail)
 
 
 def sample_eval_task(
@@ -177,6 +208,7 @@ def sample_eval_task(
     eval_batch: int,
     eval_iters: int,
     replacement: bool,
+    balanced: bool = False,
 ) -> EvalTask:
     """Samples a few-shot task: `shots` drawings of each class to adapt on and one more as its query.
 
@@ -189,12 +221,13 @@ def sample_eval_task(
         eval_batch: drawings per inner step.
         eval_iters: inner steps.
         replacement: see `mini_batches`.
+        balanced: see `class_batches`.
 
     Returns:
         The task; no query is in its support set.
     """
     image_key, batch_key = random.split(key)
     rows = _sample_images(image_key, table, pool, classes, shots + 1)
-    support = _examples(rows[:, :shots])
-    batches = mini_batches(batch_key, support, eval_batch, eval_iters, replacement)
-    return EvalTask(batches, support, _examples(rows[:, shots:]))
+    support, queries = rows[:, :shots], rows[:, shots:]
+    batches = class_batches(batch_key, support, eval_batch, eval_iters, replacement, balanced)
+    return EvalTask(batches, _examples(support), _examples(queries))

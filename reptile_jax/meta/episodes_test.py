@@ -11,6 +11,7 @@ from reptile_jax.meta.episodes import (
     Classes,
     Examples,
     Pool,
+    class_batches,
     mini_batches,
     sample_distinct,
     sample_eval_task,
@@ -129,6 +130,41 @@ def test_replacement_batches_are_distinct_inside_and_independent_between():
     assert abs(common - 10 * 10 / 15) < 0.31  # five standard errors of the mean of independent choices
     with pytest.raises(ValueError, match="batches of 16 distinct drawings out of 15"):
         mini_batches(random.key(0), examples_of(15), 16, 1, replacement=True)
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+def test_balanced_batches_divide_each_class_as_the_examples_of_a_task(replacement):
+    key, rows = random.key(3), jnp.arange(4 * 7, dtype=jnp.int32).reshape(4, 7)
+    got = class_batches(key, rows, 12, 5, replacement, balanced=True)
+    assert (np.sort(got.labels) == np.repeat(np.arange(4), 3)).all() and (got.labels == got.rows // 7).all()
+    for label, of_class in enumerate(random.split(key, 4)):
+        wanted = mini_batches(of_class, rows[label], 3, 5, replacement)
+        assert got.rows[got.labels == label].tolist() == wanted.reshape(-1).tolist()
+    other = class_batches(key, rows, 12, 5, replacement, balanced=False)
+    assert (np.sort(other.labels) != np.repeat(np.arange(4), 3)).any(), "a check that cannot fail"
+
+
+@pytest.mark.parametrize("tail_shots", [0, 2])
+def test_balanced_tasks_use_every_drawing_once_in_each_round(tail_shots):
+    settings = TRAIN | dict(inner_batch=5, inner_iters=9 if tail_shots else 8, shots=4 + tail_shots, balanced=True)
+    task = many(lambda key: sample_train_task(key, TABLE, POOL, **settings, tail_shots=tail_shots), 50)
+    for rows, labels in zip(task.batches.rows, task.batches.labels, strict=True):
+        assert (labels == np.arange(5)).all()
+        rounds = rows.reshape(2, 4 * 5)
+        assert all(len(set(r)) == 20 for r in rounds.tolist()) and (np.sort(rounds[0]) == np.sort(rounds[1])).all()
+        assert (
+            len(
+                {
+                    tuple(of_class % DRAWINGS)
+                    for of_class in rounds[0].reshape(4, 5).T.tolist()
+                    for of_class in [np.array(of_class)]
+                }
+            )
+            > 1
+        )  # every class has an order of its own
+    support = many(lambda key: sample_eval_task(key, TABLE, POOL, **EVAL | dict(eval_batch=5), balanced=True), 50)
+    assert (support.batches.labels == np.arange(5)).all()
+    assert (np.sort(support.batches.rows[:, :3].reshape(50, -1)) == np.sort(support.support.rows)).all()
 
 
 def test_training_task_has_distinct_classes_and_drawings():

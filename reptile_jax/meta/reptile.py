@@ -130,6 +130,17 @@ def _floats(f: Callable[[jax.Array], jax.Array], tree: Any) -> Any:
     return jax.tree.map(lambda x: f(x) if _is_float(x) else x, tree)
 
 
+def with_zero_head(params: Params) -> Params:
+    """Returns the weights with a dense layer of zeros, from which the numbering of a task's classes cannot matter.
+
+    The labels of a task are arbitrary, so differences between the initial outputs are noise, and what the outputs have
+    in common changes no probability. (Kao et al. 2021, arXiv 2106.15367, the zeroing trick; Ye and Chao 2022, arXiv
+    2106.16245, UNICORN-MAML, for first-order and second-order MAML.)
+    """
+    layers = params["params"]
+    return {"params": layers | {"dense": jax.tree.map(jnp.zeros_like, layers["dense"])}}
+
+
 def meta_update(
     loop: InnerLoop,
     state: MetaState,
@@ -138,6 +149,7 @@ def meta_update(
     *,
     foml: bool,
     inner_state: str,
+    zero_head: bool = False,
     spread: Spread = ONE_DEVICE,
 ) -> tuple[MetaState, MetaMetrics]:
     """theta <- theta + eps * mean_i(phi_i - theta) (paper, algorithm 2).
@@ -151,6 +163,7 @@ def meta_update(
         inner_state: how the inner optimiser's state is carried. "averaged": every task starts from the same state, and
             the mean over the tasks is carried on. "sequential": each task starts from the state at the end of the
             previous task, as in the released code; all tasks are on one device. "reset": every task starts from zero.
+        zero_head: every task starts from a dense layer of zeros.
         spread: how the tasks are computed; "sequential" tasks are computed one after the other.
 
     Returns:
@@ -169,4 +182,5 @@ def meta_update(
         opt_state, (delta, loss) = mean_over_tasks(lambda task: one_task(start, task), tasks, spread)
         opt_state = start if inner_state == "reset" else opt_state
     params = jax.tree.map(lambda theta, d: theta + jnp.asarray(step_size, d.dtype) * d, state.params, delta)
+    params = with_zero_head(params) if zero_head else params
     return MetaState(params, opt_state, state.iteration + 1), MetaMetrics(loss, optax.tree.norm(delta))

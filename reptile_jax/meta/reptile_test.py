@@ -10,7 +10,7 @@ from jax import random
 from reptile_jax.meta.episodes import Classes, Pool, sample_eval_task, sample_train_task
 from reptile_jax.meta.inner_loop import InnerLoop, inner_loop, inner_optimizer, inner_step, summed_loss
 from reptile_jax.meta.protocols import predict_queries
-from reptile_jax.meta.reptile import MetaState, meta_step_size, meta_update
+from reptile_jax.meta.reptile import MetaState, meta_step_size, meta_update, task_delta, with_zero_head
 from reptile_jax.meta.statistics import mean_over_tasks
 from reptile_jax.networks.omniglot import OmniglotClassifier
 
@@ -51,11 +51,12 @@ def sample_tasks(tail_shots, seed):
     return jax.vmap(sample)(random.split(random.key(seed), TASKS))
 
 
-@partial(jax.jit, static_argnames=("sgd", "weight_decay", "foml", "inner_state"))
-def jitted_update(state, tasks, step_size, data, sgd=False, weight_decay=1.0, foml=False, inner_state="averaged"):
-    return meta_update(loop_over(data, sgd, weight_decay), state, tasks, step_size, foml=foml, inner_state=inner_state)[
-        0
-    ]
+@partial(jax.jit, static_argnames=("sgd", "weight_decay", "foml", "inner_state", "zero_head"))
+def jitted_update(
+    state, tasks, step_size, data, sgd=False, weight_decay=1.0, foml=False, inner_state="averaged", zero_head=False
+):
+    fields = {"foml": foml, "inner_state": inner_state, "zero_head": zero_head}
+    return meta_update(loop_over(data, sgd, weight_decay), state, tasks, step_size, **fields)[0]
 
 
 NETWORK = OmniglotClassifier(CLASSES)
@@ -195,6 +196,38 @@ def test_loss_is_summed_and_weight_decay_comes_before_the_gradient(images):
     mean_step = jax.tree.map(lambda p, g: p - LR * g / batch.rows.size, decayed, g)
     assert distance(jax.tree.map(jnp.subtract, phi, decayed), jax.tree.map(jnp.subtract, mean_step, decayed)) > 1
     assert float(loss) > np.log(CLASSES) * batch.rows.size * 0.5
+
+
+def test_from_a_zero_head_the_numbering_of_the_classes_does_not_matter(images):
+    """Numbered otherwise, the classes of a task move the layers below the head in the same way, and permute the head.
+
+    No second moment is carried, because a carried one numbers the classes, too.
+    """
+    loop, turned = loop_over(images), jnp.array([2, 0, 1])
+    task = jax.tree.map(lambda x: x[0], sample_tasks(0, 5))
+    other = task._replace(batches=task.batches._replace(labels=turned[task.batches.labels]))
+    drawn = begin(loop).params
+    differences = []
+    for params in (with_zero_head(drawn), drawn):
+        deltas = [task_delta(loop, params, loop.optimizer.init(params), t, False)[0]["params"] for t in (task, other)]
+        one, two = ({k: v for k, v in delta.items() if k != "dense"} for delta in deltas)
+        differences.append(distance(one, two))
+        heads = [delta["dense"]["kernel"] for delta in deltas]
+        differences.append(distance(heads[0], heads[1][:, turned]))
+    assert max(differences[:2]) < 1e-8 and min(differences[2:]) > 1e-3
+
+
+def test_a_zero_head_stays_zero_and_the_other_layers_move_as_ever(images):
+    state, tasks = begin(loop_over(images)), sample_tasks(0, 5)
+    state = state._replace(params=with_zero_head(state.params))
+    plain, zeroed = (jitted_update(state, tasks, 0.5, images, zero_head=zero_head) for zero_head in (False, True))
+    assert not any(jnp.any(x) for x in jax.tree.leaves(zeroed.params["params"]["dense"]))
+    assert all(jnp.any(x) for x in jax.tree.leaves(plain.params["params"]["dense"]))
+    assert (
+        distance(with_zero_head(plain.params), zeroed.params)
+        == 0
+        == distance(plain.opt_state[0].nu, zeroed.opt_state[0].nu)
+    )
 
 
 def test_step_size_is_linear_from_first_to_final():

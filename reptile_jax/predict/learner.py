@@ -178,9 +178,9 @@ class Learner:
         if given.shape != (count,) or given.dtype.kind not in "iuU":
             raise ValueError(f"labels are {given.dtype} {given.shape}: give a whole number or a name for each image")
         classes, targets = np.unique(given, return_inverse=True)
-        self._check(classes, count)
+        self._check(classes, np.bincount(targets))
         support = pixels_of(self.config, images)
-        rows = _batch_rows(self.config, len(support), seed)
+        rows = _batch_rows(self.config, targets, seed)
         batches = Examples(jnp.asarray(rows), jnp.asarray(targets.astype(np.int32)[rows]))
         phi, opt_state = self._start.params, self._start.opt_state
         if self.config.inner_state == "reset":
@@ -193,8 +193,8 @@ class Learner:
             raise ConfigError("learning these classes makes weights that are not finite: train with less learning_rate")
         return found
 
-    def _check(self, classes: np.ndarray, images: int) -> None:
-        """Raises ConfigError if the weights cannot learn so many classes from so many images."""
+    def _check(self, classes: np.ndarray, counts: np.ndarray) -> None:
+        """Raises ConfigError if the weights cannot learn these classes from so many images of each."""
         if len(classes) > self.classes:
             raise ConfigError(
                 f"{len(classes)} classes are more than the {self.classes} that these weights tell apart: give fewer, "
@@ -202,8 +202,11 @@ class Learner:
             )
         if len(classes) < 2:
             raise ConfigError(f"{classes[0]} is the only class: give at least two")
-        if self.config.replacement and images < self.config.eval_batch:
-            raise ConfigError(f"{images} images are fewer than eval_batch={self.config.eval_batch}: give more")
+        share = self.config.eval_batch // self.config.classes
+        if self.config.replacement and self.config.balanced and counts.min() < share:
+            raise ConfigError(f"{counts.min()} images of {classes[counts.argmin()]} are fewer than {share}: give more")
+        if self.config.replacement and counts.sum() < self.config.eval_batch and not self.config.balanced:
+            raise ConfigError(f"{counts.sum()} images are fewer than eval_batch={self.config.eval_batch}: give more")
 
 
 @partial(jax.jit, static_argnums=0)
@@ -237,15 +240,33 @@ def _bits(key: jax.Array, count: int) -> jax.Array:
     return random.bits(key, (count,), jnp.uint32)
 
 
-def _batch_rows(config: ConfigDict, examples: int, seed: int) -> np.ndarray:
-    """Returns the rows that `episodes.mini_batches` gives for so many examples, int32 [eval_iters, eval_batch].
+def _batch_rows(config: ConfigDict, targets: np.ndarray, seed: int) -> np.ndarray:
+    """Returns the rows of every mini-batch, int32 [eval_iters, batch], for examples of the classes `targets`.
+
+    They are what `episodes.class_batches` gives. If mini-batches are balanced, classes may have unequal numbers of
+    examples, and `batch` is smaller than `eval_batch` if there are fewer classes than the weights can learn.
+    """
+    key = random.key(seed)
+    if not config.balanced:
+        return _orders(config, key, len(targets), config.eval_batch)
+    classes, share = targets.max() + 1, config.eval_batch // config.classes
+    of_classes = [np.flatnonzero(targets == i) for i in range(classes)]
+    rows = [
+        members[_orders(config, each, len(members), share)]
+        for each, members in zip(random.split(key, classes), of_classes, strict=True)
+    ]
+    return np.concatenate(rows, axis=1).astype(np.int32)
+
+
+def _orders(config: ConfigDict, key: jax.Array, examples: int, batch: int) -> np.ndarray:
+    """Returns the rows that `episodes.mini_batches` gives for so many examples, int32 [eval_iters, batch].
 
     One program makes the random bits for the padded size, and a smaller size uses the first of them. The bits are
     sorted on the host.
     """
-    steps, batch, most = config.eval_iters, config.eval_batch, _size(examples, SMALLEST_SUPPORT)
+    steps, most = config.eval_iters, _size(examples, SMALLEST_SUPPORT)
     shuffles = steps if config.replacement else -(-steps * batch // examples)
-    bits = np.asarray(_bits(random.key(seed), steps * most if config.replacement else steps * batch + most))
+    bits = np.asarray(_bits(key, steps * most if config.replacement else steps * batch + most))
     order = np.argsort(bits[: shuffles * examples].reshape(shuffles, examples), axis=-1, kind="stable")
     rows = order[:, :batch] if config.replacement else order.reshape(-1)[: steps * batch].reshape(steps, batch)
     return rows.astype(np.int32)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from reptile_jax.config import ConfigError
 from reptile_jax.data import DATA_SETS, glyphs, split
-from reptile_jax.meta.episodes import Examples, mini_batches
+from reptile_jax.meta.episodes import Examples, class_batches, mini_batches
 from reptile_jax.meta.inner_loop import inner_step
 from reptile_jax.predict.learner import Learner, _batch_rows
 from reptile_jax.run import pretrained, weights_file
@@ -102,10 +102,28 @@ def test_it_is_the_evaluation_step_by_step(workdir, drawings):
 def test_the_mini_batches_are_those_of_an_evaluation(replacement):
     config = small(eval_batch=4, eval_iters=7, replacement=replacement)
     for examples in range(4 if replacement else 2, 40):
-        rows = jnp.arange(examples, dtype=jnp.int32)
+        rows, targets = jnp.arange(examples, dtype=jnp.int32), np.zeros(examples, np.int64)
         expected = mini_batches(random.key(5), rows, config.eval_batch, config.eval_iters, replacement)
-        np.testing.assert_array_equal(_batch_rows(config, examples, 5), expected)
-    assert (_batch_rows(config, examples, 6) != expected).any(), "a check that cannot fail"
+        np.testing.assert_array_equal(_batch_rows(config, targets, 5), expected)
+    assert (_batch_rows(config, targets, 6) != expected).any(), "a check that cannot fail"
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+def test_balanced_mini_batches_are_those_of_an_evaluation(replacement):
+    config = small(eval_batch=6, eval_iters=7, replacement=replacement, balanced=True)  # of 3 classes
+    for shots in range(2, 20):
+        rows = jnp.arange(3 * shots, dtype=jnp.int32).reshape(3, shots)
+        expected = class_batches(random.key(5), rows, 6, 7, replacement, balanced=True)
+        np.testing.assert_array_equal(_batch_rows(config, np.repeat(np.arange(3), shots), 5), expected.rows)
+
+
+def test_balanced_mini_batches_of_fewer_classes_of_unequal_size():
+    """The classes that are there have their usual share of every mini-batch."""
+    config, targets = small(eval_batch=6, eval_iters=10, balanced=True), np.array([0, 1, 1, 1, 1])
+    rows = _batch_rows(config, targets, 5)
+    assert rows.shape == (10, 4)
+    assert (targets[rows] == [0, 0, 1, 1]).all()
+    assert np.bincount(rows[:, 2:].ravel()).tolist() == [0, 5, 5, 5, 5]
 
 
 def test_the_steps_are_those_of_shorter_adaptations(workdir, drawings):
@@ -248,6 +266,9 @@ def test_of_several_seeds_one_is_chosen(tmp_path, drawings):
     states = pretrained.load(named).states
     for index, start in enumerate(starts):
         assert same_bits(start, jax.tree.map(lambda x, index=index: x[index], states))
+        pretrained.export(named, tmp_path / "one.safetensors", index)
+        exported = Learner(tmp_path / "one.safetensors")
+        assert same_bits(start, exported._start) and (exported.config.seed, exported.config.num_seeds) == (index, 1)
     assert not same_bits(*starts)
 
 
@@ -296,6 +317,7 @@ def test_what_cannot_be_exported(tmp_path):
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         pretrained.export(tmp_path, tmp_path / "file.safetensors")
     train_and_evaluate(small(meta_iters=1, num_seeds=2, eval_samples=2), tmp_path / "two")
-    with pytest.raises(ConfigError, match="num_seeds=2: a weights file holds one seed's weights"):
-        pretrained.export(tmp_path / "two", tmp_path / "file.safetensors")
+    for seed in (None, 2):
+        with pytest.raises(ConfigError, match=rf"seed={seed} is not a seed of .*two: give one of 0, 1 after FILE"):
+            pretrained.export(tmp_path / "two", tmp_path / "file.safetensors", seed)
     assert not (tmp_path / "file.safetensors").exists()

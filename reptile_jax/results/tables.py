@@ -32,7 +32,12 @@ READMES = (RESULTS.parents[1] / "README.md", RESULTS / "README.md")  # the files
 ROWS = 100  # rows that a kept run has in metrics.jsonl
 WINDOW = 10  # rows that each point of a plot averages
 WIDTH = 116  # characters in a line of a shown command
-WITH_WEIGHTS = ("omniglot_5way", "omniglot_20way")  # runs that are kept with their weights
+WITH_WEIGHTS = (
+    "omniglot_5way",
+    "omniglot_20way",
+    "omniglot_fast_5way",
+    "omniglot_fast_20way",
+)  # runs that are kept with their weights
 PICTURES = dict.fromkeys(WITH_WEIGHTS, ("tasks.png",)) | {"sinusoid": ("tasks.png", "learning_curve.png")}
 
 WAVES = {  # runs on sine waves -> config and title
@@ -127,7 +132,7 @@ def keep(workdir: Path) -> None:
     for picture in PICTURES.get(workdir.name, ()):
         shutil.copy(workdir / picture, folder / picture)
     if workdir.name in WITH_WEIGHTS:
-        export(workdir, folder / "weights.safetensors")
+        export(workdir, folder / "weights.safetensors", saved_config.read(workdir, default.get_config()).seed)
     rows = thinned(read_rows(workdir / "metrics.jsonl"), ROWS)
     replace_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 

@@ -1,8 +1,8 @@
 """Loads trained weights: from a workdir, from one of its checkpoints, from a weights file, or shipped with the package.
 
-    python -m reptile_jax.run.pretrained WORKDIR FILE
+    python -m reptile_jax.run.pretrained WORKDIR FILE [SEED]
 
-writes the weights file of a run.
+writes the weights file of a run, or of one seed of a run of several.
 """
 
 import json
@@ -18,9 +18,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from reptile_jax.config import ConfigError, completed, field_names, get_field
+from reptile_jax.config import ConfigError, completed, field_names, get_field, seeds_of
 from reptile_jax.devices import mesh_of, put, together
-from reptile_jax.meta.reptile import MetaState
+from reptile_jax.meta.reptile import MetaState, with_zero_head
 from reptile_jax.run import checkpoint, weights_file
 from reptile_jax.run.checkpoint import CheckpointError
 from reptile_jax.run.programs import initial_state, state_shapes
@@ -185,7 +185,8 @@ def load_for(config: ConfigDict, named: str | Path, mesh: Mesh) -> MetaState:
             f"data.validation_classes={config.data.validation_classes} are more than the {held_out} held out of the "
             f"training of {named}, so that some were trained on: give at most {held_out}"
         )
-    return _finite(named, restore(mesh))
+    states = _finite(named, restore(mesh))
+    return states._replace(params=with_zero_head(states.params)) if config.zero_head else states
 
 
 def _finite(named: str | Path, states: MetaState) -> MetaState:
@@ -234,12 +235,17 @@ def same_fields(saved: ConfigDict, config: ConfigDict, named: str | Path) -> Non
         )
 
 
-def export(workdir: str | Path, file: str | Path) -> None:
+def export(workdir: str | Path, file: str | Path, seed: int | None = None) -> None:
     """Writes the weights file of a run's newest checkpoint, which holds its config, too.
+
+    Args:
+        workdir: the run.
+        file: the file to write.
+        seed: the seed whose weights to write; None for a run of one seed.
 
     Raises:
         CheckpointError: the workdir holds no checkpoint.
-        ConfigError: the workdir holds the weights of several seeds.
+        ConfigError: the run has several seeds, and `seed` is not one of them.
         WeightsError: the name is not the name of a weights file.
     """
     file = Path(file).expanduser()
@@ -249,18 +255,21 @@ def export(workdir: str | Path, file: str | Path) -> None:
     config = completed(
         ConfigDict(json.loads(config_text(workdir)))
     )  # the config of the last evaluation; a checkpoint has an earlier one
-    if config.num_seeds > 1:
+    seeds = seeds_of(config)
+    seed = seeds[0] if seed is None and len(seeds) == 1 else seed
+    if seed is None or seed not in seeds:
         raise ConfigError(
-            f"num_seeds={config.num_seeds}: a weights file holds one seed's weights: train with num_seeds=1"
+            f"seed={seed} is not a seed of {workdir}: give one of {', '.join(map(str, seeds))} after FILE"
         )
+    index, config.seed, config.num_seeds = seeds.index(seed), seed, 1
     checkpoints, iteration = checkpoint.find(_existing(workdir))
-    weights_file.save(file, jax.tree.map(lambda x: x[0], states), config, checkpoints.fingerprint(iteration))
+    weights_file.save(file, jax.tree.map(lambda x: x[index], states), config, checkpoints.fingerprint(iteration))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m reptile_jax.run.pretrained WORKDIR FILE")
+    if len(sys.argv) not in (3, 4) or not all(seed.isdecimal() for seed in sys.argv[3:]):
+        sys.exit("usage: python -m reptile_jax.run.pretrained WORKDIR FILE [SEED]")
     try:
-        export(*sys.argv[1:])
+        export(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))
     except (CheckpointError, ConfigError, weights_file.WeightsError, OSError) as error:
         sys.exit(f"error: {error}")

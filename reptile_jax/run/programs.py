@@ -23,11 +23,11 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
-from reptile_jax.config import seeds_of
+from reptile_jax.config import ConfigError, seeds_of
 from reptile_jax.devices import SEEDS, TASKS, at_once, each
 from reptile_jax.meta.episodes import Pool, TrainTask
 from reptile_jax.meta.inner_loop import InnerLoop, Params, inner_optimizer
-from reptile_jax.meta.reptile import MetaMetrics, MetaState, Spread, meta_step_size, meta_update
+from reptile_jax.meta.reptile import MetaMetrics, MetaState, Spread, meta_step_size, meta_update, with_zero_head
 from reptile_jax.networks import NETWORKS
 from reptile_jax.tasks import Source, kind_of
 
@@ -71,6 +71,12 @@ def initial_state(config: ConfigDict, seed: int, dtype: DTypeLike = jnp.float32)
 
 def _initial_state(config: ConfigDict, seed: int, dtype: DTypeLike, init: Callable[..., Params]) -> MetaState:
     params = init(stream(seed, INITIAL_WEIGHTS), jnp.zeros((1, *kind_of(config).input_shape(config)), dtype))
+    if config.zero_head:
+        if "dense" not in params["params"]:
+            raise ConfigError(
+                f"zero_head=True needs a layer named dense, which {config.model.name} has not: give False"
+            )
+        params = with_zero_head(params)
     opt_state = inner_optimizer(config.learning_rate, config.sgd).init(params)
     return MetaState(params, opt_state, jnp.zeros((), jnp.int32))
 
@@ -138,7 +144,14 @@ def train_program(
                 sampled = sample_meta_batch(config, seed, state.iteration, (shared, of_seed), pool, tasks)
                 step_size = meta_step_size(state.iteration, config.meta_iters, config.meta_step, config.meta_step_final)
                 after, metrics = meta_update(
-                    loop, state, sampled, step_size, foml=config.foml, inner_state=config.inner_state, spread=spread
+                    loop,
+                    state,
+                    sampled,
+                    step_size,
+                    foml=config.foml,
+                    inner_state=config.inner_state,
+                    zero_head=config.zero_head,
+                    spread=spread,
                 )
                 finite = jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.delta_norm)
                 for x in jax.tree.leaves((after.params, after.opt_state)):

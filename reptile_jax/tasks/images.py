@@ -67,6 +67,7 @@ def sample_train(config: ConfigDict, key: jax.Array, source: Source, pool: Pool)
         inner_batch=config.inner_batch,
         inner_iters=config.inner_iters,
         replacement=config.replacement,
+        balanced=config.balanced,
         tail_shots=config.foml_tail,
     )
 
@@ -82,6 +83,7 @@ def sample_eval(config: ConfigDict, shots: int, key: jax.Array, source: Source, 
         eval_batch=config.eval_batch,
         eval_iters=config.eval_iters,
         replacement=config.replacement,
+        balanced=config.balanced,
     )
 
 

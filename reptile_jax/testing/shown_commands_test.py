@@ -105,7 +105,9 @@ def test_the_commands_are_found():
     assert ("main.py", "--mode=parity", "[--config=configs/NAME.py]") in by_place["parity_tests/README.md"]
     assert len([place for place in by_place if place.endswith("README.md")]) == len(readmes())
     assert ("main.py", "--config=quickstart") in by_place["first steps"]
-    assert ("-m", "reptile_jax.run.pretrained", "WORKDIR", "FILE") in by_place["reptile_jax/run/pretrained.py"]
+    assert ("-m", "reptile_jax.run.pretrained", "WORKDIR", "FILE", "[SEED]") in by_place[
+        "reptile_jax/run/pretrained.py"
+    ]
     for file in (ROOT / "configs").glob("[!_]*.py"):
         assert any(file.name in word for words in by_place[f"configs/{file.name}"] for word in words), file
     several = next(words for words in by_place["reptile_jax/run/README.md"] if "--process_id=0" in words)
