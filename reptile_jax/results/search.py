@@ -134,12 +134,15 @@ VARIANTS = {
 def main() -> None:
     """Runs the variants that the command line names, one after the other, and adds a line for each to a file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(VARIANTS)}; none: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {'; '.join(VARIANTS)}. None: all")
     parser.add_argument("--meta_iters", type=int, default=3000)
     parser.add_argument("--tasks", type=int, default=300, help="validation tasks")
     parser.add_argument("--archives", default="", help="folder with Omniglot's two zip files; default: download them")
     parser.add_argument("--output", type=Path, default=Path("search.jsonl"))
     arguments = parser.parse_args()
+    for name in arguments.names:
+        if name not in VARIANTS:
+            parser.error(f"{name} is not a variant: give some of {', '.join(VARIANTS)}")
     keep_compiled()
     for name in arguments.names or VARIANTS:
         for row in run(VARIANTS[name], arguments.meta_iters, arguments.tasks, arguments.archives):
@@ -152,9 +155,8 @@ def main() -> None:
 def run(variant: Variant, meta_iters: int, tasks: int, archives: str) -> Rows:
     """Trains a variant and returns its validation accuracies in per cent, one row for each way of evaluation."""
     config = (omniglot_1shot_5way if variant.ways == 5 else omniglot_1shot_20way).get_config()
-    config.update(
-        {"data": {"validation_classes": 200, "archives": archives}, "meta_iters": meta_iters} | variant.fields
-    )
+    config.update({"data": {"validation_classes": 200, "archives": archives}, "meta_iters": meta_iters})
+    config.update(variant.fields)
     data = kind_of(config).load(config, mesh_of(config, jax.devices()[:1]))
     pixels, table = data.source[0], jax.tree.map(lambda x: x[0], data.source[1])
     train = train_program(config, variant, pixels, table, data.pools["train"])

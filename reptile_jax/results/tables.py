@@ -67,6 +67,8 @@ COMBINATIONS = {  # in per cent, final accuracies of the paper's figure 3
 SETTINGS = {  # (protocol, shots) -> title, for 5-way runs that the paper does not have
     (protocol, shots): f"{shots}-shot, {protocol}" for shots in (1, 5) for protocol in ("transductive", "inductive")
 }
+SHOWN = {"published": "omniglot_5way", "fast": "omniglot_fast_5way"}  # 5-way runs
+PACE = 40.2  # meta-iterations/s of a 5-way run in the benchmark; both runs have the same work in a meta-iteration
 OMNIGLOT = {"omniglot_5way": "omniglot_5shot_5way", "omniglot_20way": "omniglot_5shot_20way"}  # run -> config
 FOML = {  # run -> config and title
     "omniglot_5way_reptile": ("omniglot_1shot_5way", "Reptile"),
@@ -191,6 +193,29 @@ def seeds_table() -> str:
     return f"{table}\n\n{_commands({'three seeds': (run, 'omniglot_5shot_5way')})}"
 
 
+def fast_table() -> str:
+    """Returns the fast run beside the published one, both 5-way."""
+    rows = []
+    for title, name in SHOWN.items():
+        run = kept(name)
+        cells = [run.accuracy(*setting) for setting in SETTINGS]
+        rows.append([title, f"{run.config.meta_iters:,}", *cells])
+    table = _table(["run", "meta-iterations", *SETTINGS.values()], rows)
+    return f"{table}\n\n{_commands({'fast, three seeds': (kept(SHOWN['fast']), 'omniglot_fast_5way')})}"
+
+
+def search_table() -> str:
+    """Returns what was tried on validation characters."""
+    found = [json.loads(line) for line in (RESULTS / "search.jsonl").read_text().splitlines()]
+    lengths = {(row["meta_iters"], row["tasks"]) for row in found}
+    assert len(lengths) == 1, "rows that cannot be compared"
+    rows = []
+    for row in found:
+        cells = [f"{row[f'{shots}-shot {protocol}'][0]:.1f}" for protocol, shots in SETTINGS]
+        rows.append([", evaluated with ".join(filter(None, [row["variant"], row["evaluation"]])), *cells])
+    return _table(["change", *SETTINGS.values()], rows)
+
+
 def foml_table() -> str:
     """Returns first-order MAML beside Reptile."""
     rows = [[title, *(kept(name).accuracy(*setting) for setting in SETTINGS)] for name, (_, title) in FOML.items()]
@@ -253,6 +278,8 @@ TABLES = {
     "headline": headline_table,
     "runs": runs_table,
     "results": results_table,
+    "fast": fast_table,
+    "search": search_table,
     "seeds": seeds_table,
     "foml": foml_table,
     "combinations": combinations_table,
@@ -267,6 +294,10 @@ FIGURES = {  # file -> title, and the run and characters of each curve
             for ways in (5, 20)
             for characters in ("train", "test")
         },
+    ),
+    "fast_run": (
+        "Omniglot, 5-way 5-shot, inductive, test characters",
+        {title: (name, "test") for title, name in SHOWN.items()},
     ),
     "first_order_maml": (
         "Omniglot, 5-way 1-shot, inductive, test characters",
@@ -292,12 +323,15 @@ def draw() -> None:
     """Draws every figure whose runs are all kept."""
     for figure, (title, curves) in FIGURES.items():
         if all((RESULTS / name).is_dir() for name, _ in curves.values()):
-            drawn = {}
+            drawn, axis = {}, "meta-iterations"
             for label, (name, characters) in curves.items():
                 rows = kept(name).rows
                 accuracies = smoothed(np.array([row[f"{characters}_accuracy"] for row in rows]), WINDOW)
                 drawn[label] = [row["step"] for row in rows], list(accuracies)
-            accuracy_curves(drawn, title, RESULTS / f"{figure}.png")
+            if figure == "fast_run":
+                drawn = {label: ([step / PACE / 60 for step in steps], y) for label, (steps, y) in drawn.items()}
+                axis = f"minutes at {PACE} meta-iterations/s"
+            accuracy_curves(drawn, title, RESULTS / f"{figure}.png", axis)
 
 
 def _config(file: str) -> ConfigDict:

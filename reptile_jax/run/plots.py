@@ -55,19 +55,22 @@ def short(kind: TaskKind, mean: float) -> str:
     return kind.shown(mean, 0.0).partition(" ")[0]
 
 
-def accuracy_curves(curves: dict[str, tuple[list[float], list[float]]], title: str, path: Path) -> None:
+def accuracy_curves(
+    curves: dict[str, tuple[list[float], list[float]]], title: str, path: Path, xlabel: str = "meta-iterations"
+) -> None:
     """Draws accuracies of several runs against meta-iterations.
 
     Args:
         curves: label -> meta-iterations and accuracies.
         title: what the picture shows.
         path: PNG to write.
+        xlabel: what stands in the place of the meta-iterations.
     """
     figure = figure_of(7, 4)
     axes = figure.subplots()
     for label, (steps, accuracies) in curves.items():
         axes.plot(steps, accuracies, linewidth=1.4, label=label)
-    axes.set(xlabel="meta-iterations", ylabel="accuracy", title=title)
+    axes.set(xlabel=xlabel, ylabel="accuracy", title=title)
     axes.set_ylim(top=1)
     axes.grid(alpha=0.3)
     axes.legend(loc="best", frameon=False, fontsize=8)

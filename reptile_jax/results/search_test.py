@@ -1,0 +1,105 @@
+"""Tests of the search, on the synthetic characters."""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+
+from configs import quickstart
+from reptile_jax.devices import mesh_of
+from reptile_jax.results import search, tables
+from reptile_jax.results.search import VARIANTS, Variant
+from reptile_jax.run import programs
+from reptile_jax.tasks import kind_of
+
+ITERATIONS = 4
+GLYPHS = {"data": {"name": "glyphs", "validation_classes": 100}, "classes": 3, "inner_batch": 6, "eval_batch": 3,
+          "inner_iters": 3, "eval_iters": 3, "meta_batch": 2}  # fmt: skip
+
+
+def trained(variant: Variant):
+    """Returns the weights after a few meta-iterations of a variant, and those of the training program."""
+    config = quickstart.get_config()
+    config.update(GLYPHS)
+    config.update({"meta_iters": ITERATIONS, **variant.fields})
+    mesh = mesh_of(config, jax.devices()[:1])
+    data = kind_of(config).load(config, mesh)
+    pixels, table = data.source[0], jax.tree.map(lambda x: x[0], data.source[1])
+    run = search.train_program(config, variant, pixels, table, data.pools["train"])
+    state, averaged = run(programs.initial_state(config, config.seed))
+    states, seeds = programs.initial_states(config), np.array([config.seed], np.int32)
+    program = programs.train_program(config, mesh)
+    states, _ = program(states, seeds, data.source, data.pools["train"], ITERATIONS)
+    return state.params, averaged, jax.tree.map(lambda x: x[0], states.params)
+
+
+def farthest(a, b):
+    leaves = zip(*map(jax.tree.leaves, (a, b)), strict=True)
+    return max(float(np.abs(np.asarray(x) - np.asarray(y)).max()) for x, y in leaves)
+
+
+@pytest.mark.parametrize("fields", [{}, {"zero_head": True, "balanced": True, "learning_rate": 2e-3}])
+def test_with_fields_alone_a_variant_is_the_training_program(fields):
+    ours, averaged, program = trained(Variant(fields))
+    assert farthest(ours, program) < 1e-5
+    assert farthest(ours, averaged) < 1e-8  # no mean was asked for
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rate_final": 1e-4},
+        {"steps": "cosine"},
+        {"steps": "hold"},
+        {"steps": "flat"},
+        {"layers": {"dense": 3.0}},
+        {"beta2": 0.9},
+        {"augment": "class"},
+        {"augment": "image"},
+    ],
+    ids=str,
+)
+def test_every_other_change_changes_the_training(changes):
+    ours, _, program = trained(Variant(**changes))
+    assert 1e-4 < farthest(ours, program) < 1
+
+
+def test_the_mean_of_the_initialisation_lags_behind():
+    ours, averaged, _ = trained(Variant(average=0.5))
+    assert farthest(ours, averaged) > 1e-4
+
+
+def test_a_moved_image_is_on_paper_and_keeps_its_ink():
+    paper, square = jnp.ones((28, 28, 1)), jnp.ones((28, 28, 1)).at[9:19, 9:19].set(0)
+    ink = []
+    for key in random.split(random.key(0), 20):
+        np.testing.assert_allclose(search.moved(key, paper), 1, atol=1e-6)
+        ink.append(float(jnp.sum(1 - search.moved(key, square))))
+    assert 100 / 1.2**2 - 5 < min(ink) < 90 and 110 < max(ink) < 100 / 0.8**2 + 5
+
+
+def test_a_run_measures_every_evaluation():
+    variant = Variant({**GLYPHS, "data": {"name": "glyphs"}}, evals={"few steps": {"eval_iters": 1}})
+    rows = search.run(variant, 20, 8, "")
+    assert [row["evaluation"] for row in rows] == ["", "few steps"]
+    assert all(34 < row["5-shot transductive"][0] <= 100 for row in rows)  # a third is chance
+    assert rows[0]["5-shot inductive"] != rows[1]["5-shot inductive"]
+
+
+def test_a_name_that_is_none_is_told_in_a_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["search", "both", "neither"])
+    with pytest.raises(SystemExit, match="2"):
+        search.main()
+    assert "neither is not a variant: give some of published, " in capsys.readouterr().err
+
+
+def test_the_rows_that_are_kept_are_of_these_variants():
+    rows = [json.loads(line) for line in (tables.RESULTS / "search.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert row["evaluation"] in ("", *VARIANTS[row["variant"]].evals)
+    names = [(row["variant"], row["evaluation"]) for row in rows]
+    assert len(set(names)) == len(names) > 20
