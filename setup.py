@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-OF_THE_CHECKOUT = {("reptile_jax.results", "__main__"), ("reptile_jax.results", "tables")}  # they write its README
+OF_THE_CHECKOUT = {("reptile_jax.results", name) for name in ("__main__", "tables", "search")}  # they make its README
 
 
 class BuildPy(build_py):

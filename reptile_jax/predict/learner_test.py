@@ -133,7 +133,7 @@ def test_the_steps_are_those_of_shorter_adaptations(workdir, drawings):
     np.testing.assert_array_equal(found[-1], learner.adapt(drawings[0], LABELS).predict_probabilities(drawings[1]))
     assert same_bits(trace[0]._phi, learner._start.params)
     loop = inner_loop_of(learner.config, (jnp.asarray(drawings[0], jnp.float32)[..., None], None))
-    rows = _batch_rows(learner.config, len(LABELS), 0)[0]
+    rows = _batch_rows(learner.config, LABELS, 0)[0]
     first = Examples(jnp.asarray(rows), jnp.asarray(LABELS[rows], jnp.int32))
     phi, _, _ = inner_step(loop, learner._start.params, learner._start.opt_state, first)
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), trace[1]._phi, phi)

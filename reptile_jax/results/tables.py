@@ -32,12 +32,7 @@ READMES = (RESULTS.parents[1] / "README.md", RESULTS / "README.md")  # the files
 ROWS = 100  # rows that a kept run has in metrics.jsonl
 WINDOW = 10  # rows that each point of a plot averages
 WIDTH = 116  # characters in a line of a shown command
-WITH_WEIGHTS = (
-    "omniglot_5way",
-    "omniglot_20way",
-    "omniglot_fast_5way",
-    "omniglot_fast_20way",
-)  # runs that are kept with their weights
+WITH_WEIGHTS = ("omniglot_5way", "omniglot_fast_5way", "omniglot_20way")  # runs that are kept with their weights
 PICTURES = dict.fromkeys(WITH_WEIGHTS, ("tasks.png",)) | {"sinusoid": ("tasks.png", "learning_curve.png")}
 
 WAVES = {  # runs on sine waves -> config and title
@@ -158,24 +153,26 @@ def thinned(rows: list[dict[str, Any]], count: int) -> list[dict[str, float]]:
 
 
 def headline_table() -> str:
-    """Returns the accuracy of the trained networks beside the paper's."""
-    return _table(["setting", "paper", "here"], [[setting, paper, here] for setting, paper, _, here in _accuracies()])
+    """Returns the accuracy of the trained networks, and of the fast run, beside the paper's."""
+    fast = kept(SHOWN["fast"])
+    rows = []
+    for (classes, *setting), (title, paper, _, here) in zip(PUBLISHED, _accuracies(), strict=True):
+        rows.append([title, paper, here, fast.accuracy(*setting) if classes == fast.config.classes else ""])
+    return _table(["setting", "paper", "here", "fast run"], rows)
 
 
 def runs_table() -> str:
     """Returns how long the runs took, and one result of each."""
     rows = []
-    for name, file in {**OMNIGLOT, "omniglot_5way_foml": "omniglot_foml_5way"}.items():
+    fast = SHOWN["fast"]
+    for name, file in {fast: fast, **OMNIGLOT, "omniglot_5way_foml": "omniglot_foml_5way"}.items():
         run = kept(name)
-        result = f"{run.accuracy('inductive', run.config.shots)} % ({run.config.shots}-shot, inductive)"
+        several = f", {run.config.num_seeds} seeds" if run.config.num_seeds > 1 else ""
+        result = f"{run.accuracy('inductive', run.config.shots)} % ({run.config.shots}-shot, inductive{several})"
         rows.append([f"`{file}`", _length(run, file), run.hours(), result])
-    best = "sum4"
-    run, file = kept(f"gradient_combinations_{best}"), f"gradient_combinations:{best}"
-    rows.append([f"`{file}`", _length(run, file), run.hours(), f"{run.accuracy('inductive', 5)} % (5-shot, inductive)"])
-    for file in ("sinusoid", "sinusoid_relu"):
-        run = kept(file)
-        error = f"squared error {_errors(run.results)[-1]} ({run.config.num_seeds} seeds)"
-        rows.append([f"`{file}`", _length(run, file), run.hours(), error])
+    waves = kept("sinusoid")
+    error = f"squared error {_errors(waves.results)[-1]} ({waves.config.num_seeds} seeds)"
+    rows.append(["`sinusoid`", _length(waves, "sinusoid"), waves.hours(), error])
     return _table(["config", "meta-iterations", "training", "result on test tasks"], rows)
 
 

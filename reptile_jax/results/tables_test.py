@@ -61,15 +61,17 @@ def agree(a, b):
 @pytest.mark.skipif(not ARCHIVES, reason="real Omniglot: REPTILE_OMNIGLOT=DIR names the folder of its archives")
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_weights_are_as_good_as_the_readme_says(tmp_path, name):
-    fields = {"data__archives": ARCHIVES, "data__dir": "tfds", "eval_samples": 200}
+    fields = {"data__archives": ARCHIVES, "data__dir": "tfds", "eval_samples": 500}
     done = run("--mode=eval", f"--pretrained={name}", config=None, cwd=tmp_path, **fields)
     assert done.returncode == 0, done.stderr
     measured, said = json.loads((tmp_path / "runs" / name / "results.json").read_text()), tables.kept(name).results
     assert measured["meta_iters"] == said["meta_iters"]
     for protocol in ("transductive", "inductive"):
-        ours, kept = measured["test"][protocol], said["test"][protocol]
-        assert agree(ours["1"], kept["1"]) and agree(ours["5"], kept["5"])
-    assert not agree(measured["test"]["inductive"]["1"], said["test"]["inductive"]["5"]), "a check that cannot fail"
+        for shots in ("1", "5"):
+            kept = said["test"][protocol][shots]
+            kept = kept["seeds"]["0"] if "seeds" in kept else kept
+            assert agree(measured["test"][protocol][shots], kept)
+    assert not agree(measured["test"]["inductive"]["1"], kept), "a check that cannot fail"  # 5-shot
 
 
 def test_shipped_weights_are_of_the_kept_runs():
@@ -77,9 +79,9 @@ def test_shipped_weights_are_of_the_kept_runs():
     for name in SHIPPED:
         config, states = pretrained.load(name)
         kept = tables.kept(name)
-        assert json.loads(config.to_json()) == json.loads(kept.config.to_json())
+        assert json.loads(config.to_json()) == json.loads(kept.config.to_json()) | {"num_seeds": 1}  # the first seed
         assert int(states.iteration[0]) == kept.config.meta_iters == kept.results["meta_iters"]
-    assert sum(file.stat().st_size for file in SHIPPED.values()) < 2e6
+    assert sum(file.stat().st_size for file in SHIPPED.values()) < 3e6
 
 
 def test_kept_and_shown(workdir, results):

@@ -81,7 +81,10 @@ TABLE = [
     ("--mode=eval", "runs/quickstart holds no checkpoint: name a workdir"),
     ("--mode=eval --workdir=omniglot_5way", "omniglot_5way holds no checkpoint: name a workdir"),
     ("--pretrained=nowhere", "nowhere holds no checkpoint: name a workdir"),
-    ("--pretrained=omniglot_5wya", "weights file, or what is shipped (omniglot_20way, omniglot_5way)"),
+    (
+        "--pretrained=omniglot_5wya",
+        "weights file, or what is shipped (omniglot_20way, omniglot_5way, omniglot_fast_5way)",
+    ),
 ]
 
 
