@@ -156,8 +156,8 @@ def headline_table() -> str:
     """Returns the accuracy of the trained networks, and of the fast run, beside the paper's."""
     fast = kept(SHOWN["fast"])
     rows = []
-    for (classes, *setting), (title, paper, _, here) in zip(PUBLISHED, _accuracies(), strict=True):
-        rows.append([title, paper, here, fast.accuracy(*setting) if classes == fast.config.classes else ""])
+    for (classes, protocol, shots), (title, paper, _, here) in zip(PUBLISHED, _accuracies(), strict=True):
+        rows.append([title, paper, here, fast.accuracy(protocol, shots) if classes == fast.config.classes else ""])
     return _table(["setting", "paper", "here", "fast run"], rows)
 
 
