@@ -192,9 +192,10 @@ def _sampler(fields: str) -> Callable[[int, int, Classes, Pool], TrainTask]:
 
 def sample(config: ConfigDict, iteration: int, classes: Classes, pool: Pool) -> TrainTask:
     """Samples the tasks of one meta-iteration as the training program does; returns indices [meta_batch, ...]."""
-    names = ("classes", "shots", "train_shots", "inner_batch", "inner_iters", "replacement", "balanced", "foml_tail")
+    names = ("classes", "shots", "train_shots", "inner_batch", "inner_iters", "replacement", "balanced", "foml_tail",
+             "meta_batch")  # fmt: skip
     with jax.enable_x64(False):  # only integers are computed: one program serves both precisions
-        fields = {name: config[name] for name in (*names, "meta_batch")} | {"data": {"name": config.data.name}}
+        fields = {name: config[name] for name in names} | {"data": {"name": config.data.name}}
         sampler = _sampler(json.dumps(fields))
         return jax.tree.map(np.asarray, sampler(config.seed, iteration, classes, pool))
 

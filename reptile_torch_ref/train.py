@@ -16,9 +16,8 @@ from reptile_torch_ref import data, reptile, sine, weights
 
 def inner_of(config: ConfigDict) -> reptile.Inner:
     """Returns the inner optimiser and the network of a configuration."""
-    network = config.model.name
-    c = config
-    return reptile.Inner(c.learning_rate, c.sgd, c.weight_decay, c.inner_state, network, zero_head=c.zero_head)
+    fields = (config.learning_rate, config.sgd, config.weight_decay, config.inner_state, config.model.name)
+    return reptile.Inner(*fields, zero_head=config.zero_head)
 
 
 def train(config: ConfigDict, characters: Sequence[Tensor], state: reptile.State) -> reptile.State:

@@ -53,6 +53,18 @@ def test_a_run_is_a_function_of_its_seed() -> None:
     assert not torch.equal(first.params["conv_1/kernel"], other.params["conv_1/kernel"])
 
 
+def test_the_fields_of_the_fast_run_reach_training() -> None:
+    config, characters = small_config(), patterns(30)
+    config.balanced, config.zero_head = True, True
+    for task in train.sample_tasks(config, characters, 0):
+        assert all(sorted(labels.tolist()) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4] for _, labels in task)
+    start = reptile.init_state(config.classes, config.seed)
+    heads = [train.train(config, characters, start).params["dense/kernel"]]
+    config.zero_head = False
+    heads.append(train.train(config, characters, start).params["dense/kernel"])
+    assert [bool(head.any()) for head in heads] == [False, True]
+
+
 def test_tasks_have_the_configured_shape() -> None:
     config = small_config()
     config.foml, config.foml_tail = True, 1

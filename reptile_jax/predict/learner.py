@@ -202,10 +202,12 @@ class Learner:
             )
         if len(classes) < 2:
             raise ConfigError(f"{classes[0]} is the only class: give at least two")
+        if not self.config.replacement:
+            return
         share = self.config.eval_batch // self.config.classes
-        if self.config.replacement and self.config.balanced and counts.min() < share:
+        if self.config.balanced and counts.min() < share:
             raise ConfigError(f"{counts.min()} images of {classes[counts.argmin()]} are fewer than {share}: give more")
-        if self.config.replacement and counts.sum() < self.config.eval_batch and not self.config.balanced:
+        if not self.config.balanced and counts.sum() < self.config.eval_batch:
             raise ConfigError(f"{counts.sum()} images are fewer than eval_batch={self.config.eval_batch}: give more")
 
 

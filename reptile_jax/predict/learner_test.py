@@ -18,6 +18,7 @@ from PIL import Image
 
 from reptile_jax.config import ConfigError
 from reptile_jax.data import DATA_SETS, glyphs, split
+from reptile_jax.devices import mesh_of
 from reptile_jax.meta.episodes import Examples, class_batches, mini_batches
 from reptile_jax.meta.inner_loop import inner_step
 from reptile_jax.predict.learner import Learner, _batch_rows
@@ -311,6 +312,21 @@ def test_what_does_not_fit_is_refused(file, tmp_path):
         failed = run("--mode=eval", f"--pretrained={name}.safetensors", cwd=tmp_path, **SMALL | fields)
         assert failed.returncode == 1 and failed.stderr.startswith(f"error: {message}"), failed.stderr
         assert failed.stderr.count("\n") == 1 and not (tmp_path / "runs").exists()
+
+
+def test_training_and_evaluation_from_weights_with_a_head_can_start_from_zeros(file):
+    for zero_head in (False, True):
+        config = pretrained.load(file).config
+        config.zero_head = zero_head
+        head = pretrained.load_for(config, file, mesh_of(config)).params["params"]["dense"]
+        assert all(bool(np.any(x)) != zero_head for x in jax.tree.leaves(head))
+
+
+def test_balanced_batches_without_repeating_need_enough_images_of_every_class(file):
+    learner, images = Learner(file), drawn(5)
+    learner.config.update({"replacement": True, "balanced": True, "eval_batch": 6})  # two of each class
+    with pytest.raises(ConfigError, match="1 images of 2 are fewer than 2: give more"):
+        learner.adapt(images, [0, 0, 1, 1, 2])
 
 
 def test_what_cannot_be_exported(tmp_path):

@@ -34,7 +34,7 @@ from reptile_jax.meta.statistics import mean_over_tasks
 from reptile_jax.run.evaluate import SETS, task_keys
 from reptile_jax.run.programs import TRAINING_TASKS, initial_state, network_of, stream
 from reptile_jax.tasks import kind_of
-from reptile_jax.tasks.images import as_numbers
+from reptile_jax.tasks.images import images_of
 
 Rows = list[dict[str, Any]]
 
@@ -78,10 +78,10 @@ OF_EVALUATION: dict[str, dict[str, Any]] = {
 }
 
 
-def _rate(first: float, final: float | None = None, **fields: Any) -> Variant:
-    """Returns the best way found, with another learning rate, and an evaluation at the last one."""
+def _rate(first: float, final: float | None = None) -> Variant:
+    """Returns both fields with another learning rate, and an evaluation at the last one if it changes."""
     evals: dict[str, dict[str, Any]] = {} if final is None else {f"rate {final:g}": {"learning_rate": final}}
-    return Variant(BOTH | {"learning_rate": first} | fields, rate_final=final, evals=evals)
+    return Variant(BOTH | {"learning_rate": first}, rate_final=final, evals=evals)
 
 
 BOTH = RATE | {"zero_head": True, "balanced": True}
@@ -186,20 +186,17 @@ def run(variant: Variant, meta_iters: int, tasks: int, archives: str) -> Rows:
 
 def inner_loop_of(config: ConfigDict, variant: Variant, pixels: jax.Array, rate: jax.Array | float) -> InnerLoop:
     """Returns the inner loop with a learning rate that may be traced; a batch is examples and a key."""
-    apply = network_of(config).apply
-
-    def factors(params: Params) -> Params:
-        def of_leaf(path: Any, _: jax.Array) -> float:
-            return next((f for name, f in variant.layers.items() if path[1].key.startswith(name)), 1.0)
-
-        return jax.tree_util.tree_map_with_path(of_leaf, params)
+    apply, images_at = network_of(config).apply, images_of(config, pixels, np.dtype(np.float32))
 
     def scaled(updates: Params, _: Params) -> Params:
-        return jax.tree.map(lambda u, f: u * f, updates, factors(updates))
+        def of_leaf(path: Any, update: jax.Array) -> jax.Array:
+            return update * next((f for name, f in variant.layers.items() if path[1].key.startswith(name)), 1.0)
+
+        return jax.tree_util.tree_map_with_path(of_leaf, updates)
 
     def loss(params: Params, batch: tuple[Examples, jax.Array]) -> jax.Array:
         examples, key = batch
-        images = as_numbers(config, pixels[examples.rows], np.dtype(np.float32))
+        images = images_at(examples.rows)
         if variant.augment:
             draws = examples.labels if variant.augment == "class" else jnp.arange(len(examples.labels))
             images = jax.vmap(moved)(jax.vmap(partial(random.fold_in, key))(draws), images)
@@ -278,9 +275,7 @@ def eval_program(
     """
     plain = replace(variant, augment="")
     apply, loop = network_of(config).apply, inner_loop_of(config, plain, pixels, config.learning_rate)
-
-    def images(rows: jax.Array) -> jax.Array:
-        return as_numbers(config, pixels[rows], np.dtype(np.float32))
+    images_at = images_of(config, pixels, np.dtype(np.float32))
 
     def one_task(key: jax.Array, params: Params, opt_state: Any) -> Predictions:
         sampled = kind_of(config).sample_eval(config, shots + QUERIES - 1, key, (pixels, table), pool)
@@ -291,7 +286,7 @@ def eval_program(
         batches = class_batches(random.fold_in(key, 2), support, *how)
         start = loop.optimizer.init(params) if config.inner_state == "reset" else opt_state
         phi, _, _ = inner_loop(loop, params, start, (batches, jnp.zeros(config.eval_iters)))
-        return lax.map(lambda query: classify(apply, phi, images(support.reshape(-1)), images(query)), queries)
+        return lax.map(lambda query: classify(apply, phi, images_at(support.reshape(-1)), images_at(query)), queries)
 
     return jax.jit(lambda params, opt_state, keys: lax.map(lambda key: one_task(key, params, opt_state), keys))
 

@@ -62,8 +62,9 @@ COMBINATIONS = {  # in per cent, final accuracies of the paper's figure 3
 SETTINGS = {  # (protocol, shots) -> title, for 5-way runs that the paper does not have
     (protocol, shots): f"{shots}-shot, {protocol}" for shots in (1, 5) for protocol in ("transductive", "inductive")
 }
-SHOWN = {"published": "omniglot_5way", "fast": "omniglot_fast_5way"}  # 5-way runs
-PACE = 40.2  # meta-iterations/s of a 5-way run in the benchmark; both runs have the same work in a meta-iteration
+FIVE_WAY = {"published": "omniglot_5way", "fast": "omniglot_fast_5way"}  # 5-way runs
+# Figures over time: meta-iterations/s in the benchmark. A meta-iteration of both 5-way runs has the same work.
+PACES = {"fast_run": 40.2}
 OMNIGLOT = {"omniglot_5way": "omniglot_5shot_5way", "omniglot_20way": "omniglot_5shot_20way"}  # run -> config
 FOML = {  # run -> config and title
     "omniglot_5way_reptile": ("omniglot_1shot_5way", "Reptile"),
@@ -118,18 +119,18 @@ def keep(workdir: Path) -> None:
     """
     folder = RESULTS / workdir.name
     measured = json.loads((workdir / "results.json").read_text())["test"]
-    samples = saved_config.read(workdir, default.get_config()).eval_samples
+    config = saved_config.read(workdir, default.get_config())
     for result in (result for by_shots in measured.values() for result in by_shots.values()):
         for of_seed in result.get("seeds", {"": result}).values():
-            if of_seed["tasks"] != samples:
-                raise ValueError(f"{workdir}: {of_seed['tasks']} tasks were evaluated, but eval_samples={samples}")
+            if (tasks := of_seed["tasks"]) != config.eval_samples:
+                raise ValueError(f"{workdir}: {tasks} tasks were evaluated, but eval_samples={config.eval_samples}")
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "results.json"):
         shutil.copy(workdir / name, folder / name)
     for picture in PICTURES.get(workdir.name, ()):
         shutil.copy(workdir / picture, folder / picture)
     if workdir.name in WITH_WEIGHTS:
-        export(workdir, folder / "weights.safetensors", saved_config.read(workdir, default.get_config()).seed)
+        export(workdir, folder / "weights.safetensors", config.seed)
     rows = thinned(read_rows(workdir / "metrics.jsonl"), ROWS)
     replace_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
@@ -154,7 +155,7 @@ def thinned(rows: list[dict[str, Any]], count: int) -> list[dict[str, float]]:
 
 def headline_table() -> str:
     """Returns the accuracy of the trained networks, and of the fast run, beside the paper's."""
-    fast = kept(SHOWN["fast"])
+    fast = kept(FIVE_WAY["fast"])
     rows = []
     for (classes, protocol, shots), (title, paper, _, here) in zip(PUBLISHED, _accuracies(), strict=True):
         rows.append([title, paper, here, fast.accuracy(protocol, shots) if classes == fast.config.classes else ""])
@@ -164,7 +165,7 @@ def headline_table() -> str:
 def runs_table() -> str:
     """Returns how long the runs took, and one result of each."""
     rows = []
-    fast = SHOWN["fast"]
+    fast = FIVE_WAY["fast"]
     for name, file in {fast: fast, **OMNIGLOT, "omniglot_5way_foml": "omniglot_foml_5way"}.items():
         run = kept(name)
         several = f", {run.config.num_seeds} seeds" if run.config.num_seeds > 1 else ""
@@ -193,12 +194,12 @@ def seeds_table() -> str:
 def fast_table() -> str:
     """Returns the fast run beside the published one, both 5-way."""
     rows = []
-    for title, name in SHOWN.items():
+    for title, name in FIVE_WAY.items():
         run = kept(name)
         cells = [run.accuracy(*setting) for setting in SETTINGS]
         rows.append([title, f"{run.config.meta_iters:,}", *cells])
     table = _table(["run", "meta-iterations", *SETTINGS.values()], rows)
-    return f"{table}\n\n{_commands({'fast, three seeds': (kept(SHOWN['fast']), 'omniglot_fast_5way')})}"
+    return f"{table}\n\n{_commands({'fast, three seeds': (kept(FIVE_WAY['fast']), 'omniglot_fast_5way')})}"
 
 
 def search_table() -> str:
@@ -294,7 +295,7 @@ FIGURES = {  # file -> title, and the run and characters of each curve
     ),
     "fast_run": (
         "Omniglot, 5-way 5-shot, inductive, test characters",
-        {title: (name, "test") for title, name in SHOWN.items()},
+        {title: (name, "test") for title, name in FIVE_WAY.items()},
     ),
     "first_order_maml": (
         "Omniglot, 5-way 1-shot, inductive, test characters",
@@ -320,14 +321,12 @@ def draw() -> None:
     """Draws every figure whose runs are all kept."""
     for figure, (title, curves) in FIGURES.items():
         if all((RESULTS / name).is_dir() for name, _ in curves.values()):
-            drawn, axis = {}, "meta-iterations"
+            drawn, pace = {}, PACES.get(figure)
             for label, (name, characters) in curves.items():
                 rows = kept(name).rows
                 accuracies = smoothed(np.array([row[f"{characters}_accuracy"] for row in rows]), WINDOW)
-                drawn[label] = [row["step"] for row in rows], list(accuracies)
-            if figure == "fast_run":
-                drawn = {label: ([step / PACE / 60 for step in steps], y) for label, (steps, y) in drawn.items()}
-                axis = f"minutes at {PACE} meta-iterations/s"
+                drawn[label] = [row["step"] / (60 * pace if pace else 1) for row in rows], list(accuracies)
+            axis = f"minutes at {pace} meta-iterations/s" if pace else "meta-iterations"
             accuracy_curves(drawn, title, RESULTS / f"{figure}.png", axis)
 
 
