@@ -133,8 +133,8 @@ VARIANTS = {
 
 def main() -> None:
     """Runs the variants that the command line names, one after the other, and adds a line for each to a file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {'; '.join(VARIANTS)}. None: all")
+    parser = argparse.ArgumentParser("python -m reptile_jax.results.search", description=__doc__)
+    parser.add_argument("names", nargs="+", metavar="NAME", help=f"some of: {'; '.join(VARIANTS)}")
     parser.add_argument("--meta_iters", type=int, default=3000)
     parser.add_argument("--tasks", type=int, default=300, help="validation tasks")
     parser.add_argument("--archives", default="", help="folder with Omniglot's two zip files; default: download them")
@@ -144,7 +144,7 @@ def main() -> None:
         if name not in VARIANTS:
             parser.error(f"{name} is not a variant: give some of {', '.join(VARIANTS)}")
     keep_compiled()
-    for name in arguments.names or VARIANTS:
+    for name in arguments.names:
         for row in run(VARIANTS[name], arguments.meta_iters, arguments.tasks, arguments.archives):
             line = json.dumps({"variant": name, "meta_iters": arguments.meta_iters, "tasks": arguments.tasks} | row)
             print(line, flush=True)
