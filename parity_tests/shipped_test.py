@@ -33,4 +33,4 @@ def test_both_frameworks_predict_alike_from_shipped_weights(name, data_fields):
         setup, theirs = in_both(name, data_fields)
         assert predictions_from(setup, theirs) == 0
         forgotten = {key: torch.zeros_like(moment) for key, moment in theirs.second_moment.items()}
-        assert predictions_from(setup, theirs._replace(second_moment=forgotten)) >= 10
+        assert predictions_from(setup, theirs._replace(second_moment=forgotten)) > 0

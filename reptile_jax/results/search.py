@@ -85,6 +85,7 @@ def _rate(first: float, final: float | None = None) -> Variant:
 
 
 BOTH = RATE | {"zero_head": True, "balanced": True}
+BOTH_20 = BOTH | {"learning_rate": 2e-3, "eval_batch": 20}
 VARIANTS = {
     "published": Variant(),
     "rate 0.002": Variant({"learning_rate": 2e-3}),
@@ -127,7 +128,13 @@ VARIANTS = {
     "20-way published": Variant(ways=20),
     "20-way rate 0.002": Variant({"learning_rate": 2e-3}, 20),
     "20-way zero head": Variant({"learning_rate": 2e-3, "zero_head": True}, 20),
-    "20-way both": Variant(BOTH | {"learning_rate": 2e-3, "eval_batch": 20}, 20),
+    "20-way both": Variant(BOTH_20, 20),
+    "20-way both, rate 0.001": Variant(BOTH_20 | {"learning_rate": 1e-3}, 20),
+    "20-way both, rate 0.004": Variant(BOTH_20 | {"learning_rate": 4e-3}, 20),
+    "20-way both, step 1.5": Variant(BOTH_20 | {"meta_step": 1.5}, 20),
+    "20-way both, step hold": Variant(BOTH_20, 20, steps="hold"),
+    "20-way both, turns of images": Variant(BOTH_20, 20, augment="image"),
+    "20-way both, 5 steps": Variant(BOTH_20 | {"inner_iters": 5}, 20),
 }
 
 
