@@ -40,14 +40,14 @@ def get_config() -> ConfigDict:
     config.inner_batch = 5  # drawings per inner step
     config.inner_iters = 20  # inner steps per task
     config.replacement = False  # draw every mini-batch afresh instead of cycling through the drawings
-    config.balanced = False  # as many drawings of each class in every mini-batch, in evaluation too
+    config.balanced = False  # every mini-batch has the same number of drawings of each class, in evaluation too
     config.learning_rate = 1e-3  # of the inner optimiser; the loss is summed over the mini-batch
     config.sgd = False  # inner optimiser: plain SGD instead of Adam (beta1 = 0)
     config.weight_decay = 1.0  # factor on every weight before each inner step; 1: off
     # Adam's second moment and step count: "averaged" over the meta-batch (tasks in parallel), "sequential" (passed
     # from task to task, as released) or "reset" (zero at every task).
     config.inner_state = "averaged"
-    config.zero_head = False  # the dense layer is zero at the start of every task; the meta-update leaves it so
+    config.zero_head = False  # the dense layer is zero at the start of every task; the meta-update does not change it
 
     # Meta-update.
     config.meta_batch = 1  # tasks per meta-iteration

@@ -3,9 +3,9 @@
     python main.py --config=configs/omniglot_fast_5way.py
 
 The training differs from the published one in its length and three fields: the inner learning rate, mini-batches with
-as many drawings of each class, and a dense layer that is zero at the start of every task. These fields were chosen on
-validation characters (`python -m reptile_jax.results.search`). The learning curves have fewer points, and the final
-evaluation leaves out the training characters, so that neither takes longer than the training.
+the same number of drawings of each class, and a dense layer that is zero at the start of every task. These fields were
+chosen on validation characters (`python -m reptile_jax.results.search`). The learning curves have fewer points, and the
+final evaluation leaves out the training characters, so that neither takes longer than the training.
 """
 
 from ml_collections import ConfigDict

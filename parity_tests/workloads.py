@@ -80,9 +80,8 @@ def without(config: ConfigDict, data: Data, *parts: str) -> Work:
         def meta_iteration(i: jax.Array, carry: tuple[MetaState, MetaMetrics]) -> tuple[MetaState, MetaMetrics]:
             tasks = jax.tree.map(lambda x: x[i % EPISODES], episodes) if "sampling" in parts else sample(i)
             spread = Spread(at_once(config))
-            return meta_update(
-                loop, carry[0], tasks, 1.0, foml=config.foml, inner_state=config.inner_state, spread=spread
-            )
+            fields = {name: config[name] for name in ("foml", "inner_state", "zero_head")}
+            return meta_update(loop, carry[0], tasks, 1.0, **fields, spread=spread)
 
         return lax.fori_loop(0, amount, meta_iteration, (state, MetaMetrics(jnp.zeros(()), jnp.zeros(()))))
 

@@ -14,6 +14,7 @@ from configs import (
     omniglot_5shot_5way,
     omniglot_5shot_20way,
     omniglot_fast_5way,
+    omniglot_fast_20way,
     omniglot_foml_5way,
     quickstart,
 )
@@ -51,12 +52,17 @@ def test_first_order_maml_differs_from_reptile_in_its_tail_alone():
     assert foml.train_shots - foml.foml_tail == reptile.train_shots
 
 
-def test_the_fast_run_differs_from_the_published_one_in_few_fields():
-    published, fast = omniglot_5shot_5way.get_config(), omniglot_fast_5way.get_config()
+@pytest.mark.parametrize(
+    ("published", "fast", "further"),
+    [(omniglot_5shot_5way, omniglot_fast_5way, {}), (omniglot_5shot_20way, omniglot_fast_20way, {"eval_batch": 20})],
+    ids=lambda each: getattr(each, "__name__", ""),
+)
+def test_a_fast_run_differs_from_the_published_one_in_few_fields(published, fast, further):
+    published, fast = published.get_config(), fast.get_config()
     validate(fast)
     changed = {name: fast[name] for name in published if published[name] != fast[name]}
     assert changed == {"learning_rate": 2e-3, "balanced": True, "zero_head": True, "meta_iters": 20_000,
-                       "eval_interval": 50, "eval_train": False}  # fmt: skip
+                       "eval_interval": 50, "eval_train": False, **further}  # fmt: skip
 
 
 @pytest.mark.parametrize("module", RUNS, ids=lambda module: module.__name__)

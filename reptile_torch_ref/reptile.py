@@ -175,7 +175,7 @@ def mini_batches(
     Without `replacement`, they are used in shuffled order and shuffled again whenever they run out, so a batch may span
     two shuffles. With `replacement`, every batch is sampled afresh, and its drawings are distinct. `tail` (foml_tail)
     drawings of each class are reserved for the last mini-batch, which consists of all of them. If `balanced`, each
-    class is divided in the same way, and every batch has as many drawings of each.
+    class is divided in the same way, and every batch has the same number of drawings of each.
     """
     if tail:
         if tail > drawings.shape[1] - (iters > 1):

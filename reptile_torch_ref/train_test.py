@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +52,24 @@ def test_a_run_is_a_function_of_its_seed() -> None:
     config.seed = 1
     other = train.train(config, characters, start)
     assert not torch.equal(first.params["conv_1/kernel"], other.params["conv_1/kernel"])
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_fields_of_the_fast_run_reach_evaluation_and_the_start(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_config()
+    config.data.name, config.shots, config.balanced, config.zero_head = "glyphs", 2, fast, fast
+    config.eval_batch, config.meta_iters = 5, 0
+    original, all_labels, heads = reptile.evaluate_task, [], []
+
+    def recorded(state: reptile.State, batches: reptile.Task, *rest: Any) -> Any:
+        all_labels.extend(sorted(labels.tolist()) for _, labels in batches)
+        heads.append(bool(state.params["dense/kernel"].any()))
+        return original(state, batches, *rest)
+
+    monkeypatch.setattr(reptile, "evaluate_task", recorded)
+    train.main(config)
+    assert all(labels == [0, 1, 2, 3, 4] for labels in all_labels) == fast
+    assert heads == [not fast] * 2 * config.eval_samples
 
 
 def test_the_fields_of_the_fast_run_reach_training() -> None:

@@ -48,7 +48,8 @@ class MetaMetrics(NamedTuple):
 
     Attributes:
         loss: mean over tasks and inner steps of the loss summed over the mini-batch, nats.
-        delta_norm: L2 norm of the mean delta, before it is multiplied by eps.
+        delta_norm: L2 norm of the mean delta, before it is multiplied by eps. With `zero_head`, it includes the dense
+            layer's part, which is not applied.
     """
 
     loss: jax.Array
@@ -131,11 +132,12 @@ def _floats(f: Callable[[jax.Array], jax.Array], tree: Any) -> Any:
 
 
 def with_zero_head(params: Params) -> Params:
-    """Returns the weights with a dense layer of zeros, from which the numbering of a task's classes cannot matter.
+    """Returns the weights with a dense layer of zeros, with which the initial outputs are equal for all classes.
 
-    The labels of a task are arbitrary, so differences between the initial outputs are noise, and what the outputs have
-    in common changes no probability. (Kao et al. 2021, arXiv 2106.15367, the zeroing trick; Ye and Chao 2022, arXiv
-    2106.16245, UNICORN-MAML, for first-order and second-order MAML.)
+    The numbering of a task's classes is arbitrary, so differences between the initial outputs are noise. What the
+    outputs have in common changes no probability. Adam's second moment, where it is carried, still depends on the
+    numbering. (Kao et al. 2021, arXiv 2106.15367, the zeroing trick; Ye and Chao 2022, arXiv 2106.16245, UNICORN-MAML;
+    both for MAML.)
     """
     layers = params["params"]
     return {"params": layers | {"dense": jax.tree.map(jnp.zeros_like, layers["dense"])}}
@@ -149,7 +151,7 @@ def meta_update(
     *,
     foml: bool,
     inner_state: str,
-    zero_head: bool = False,
+    zero_head: bool,
     spread: Spread = ONE_DEVICE,
 ) -> tuple[MetaState, MetaMetrics]:
     """theta <- theta + eps * mean_i(phi_i - theta) (paper, algorithm 2).
@@ -163,7 +165,7 @@ def meta_update(
         inner_state: how the inner optimiser's state is carried. "averaged": every task starts from the same state, and
             the mean over the tasks is carried on. "sequential": each task starts from the state at the end of the
             previous task, as in the released code; all tasks are on one device. "reset": every task starts from zero.
-        zero_head: every task starts from a dense layer of zeros.
+        zero_head: the dense layer, which is zero in `state`, stays zero.
         spread: how the tasks are computed; "sequential" tasks are computed one after the other.
 
     Returns:

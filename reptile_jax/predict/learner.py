@@ -206,7 +206,10 @@ class Learner:
             return
         share = self.config.eval_batch // self.config.classes
         if self.config.balanced and counts.min() < share:
-            raise ConfigError(f"{counts.min()} images of {classes[counts.argmin()]} are fewer than {share}: give more")
+            raise ConfigError(
+                f"class {classes[counts.argmin()]} has {counts.min()} of the {share} images that a mini-batch needs of "
+                f"each class (balanced, eval_batch={self.config.eval_batch}): give more"
+            )
         if not self.config.balanced and counts.sum() < self.config.eval_batch:
             raise ConfigError(f"{counts.sum()} images are fewer than eval_batch={self.config.eval_batch}: give more")
 

@@ -325,7 +325,7 @@ def test_training_and_evaluation_from_weights_with_a_head_can_start_from_zeros(f
 def test_balanced_batches_without_repeating_need_enough_images_of_every_class(file):
     learner, images = Learner(file), drawn(5)
     learner.config.update({"replacement": True, "balanced": True, "eval_batch": 6})  # two of each class
-    with pytest.raises(ConfigError, match="1 images of 2 are fewer than 2: give more"):
+    with pytest.raises(ConfigError, match="class 2 has 1 of the 2 images that a mini-batch needs of each class"):
         learner.adapt(images, [0, 0, 1, 1, 2])
 
 

@@ -1,6 +1,7 @@
 """What was tried to reach the published accuracy sooner: short runs, measured on validation characters alone.
 
-    python -m reptile_jax.results.search NAME... [--meta_iters=3000] [--tasks=300] [--output=search.jsonl]
+    python -m reptile_jax.results.search NAME... [--meta_iters=3000] [--tasks=300] [--archives=DIR]
+        [--output=search.jsonl]
 
 A variant is a published run with 200 of its training characters held out and some things changed. All of its
 meta-iterations are annealed over, as in a whole run, and no test character is ever seen. Variants that helped became
@@ -46,7 +47,8 @@ class Variant:
     Attributes:
         fields: fields of the config, for training and evaluation.
         ways: 5 or 20, which published run it is.
-        rate_final: inner learning rate at the end of training; None: as at its beginning.
+        rate_final: inner learning rate at the end of training, with which the weights are then evaluated, too; None: as
+            at its beginning.
         steps: the shape of the meta step size: "linear", "cosine", "hold" (constant for half of the run) or "flat".
         layers: factors on the learning rate of the layers whose names begin so.
         beta2: decay of the second moment.
@@ -68,22 +70,14 @@ class Variant:
 
 QUERIES = 5  # of each class of a validation task
 RATE = {"learning_rate": 4e-3}
-OF_EVALUATION: dict[str, dict[str, Any]] = {
+EVALUATIONS: dict[str, dict[str, Any]] = {
     "rate 0.002": {"learning_rate": 2e-3},
     "rate 0.008": {"learning_rate": 8e-3},
     "25 steps": {"eval_iters": 25},
     "100 steps": {"eval_iters": 100},
     "batch 10": {"eval_batch": 10},
-    "not balanced": {"balanced": False},
+    "batches that are not balanced": {"balanced": False},
 }
-
-
-def _rate(first: float, final: float | None = None) -> Variant:
-    """Returns both fields with another learning rate, and an evaluation at the last one if it changes."""
-    evals: dict[str, dict[str, Any]] = {} if final is None else {f"rate {final:g}": {"learning_rate": final}}
-    return Variant(BOTH | {"learning_rate": first}, rate_final=final, evals=evals)
-
-
 BOTH = RATE | {"zero_head": True, "balanced": True}
 BOTH_20 = BOTH | {"learning_rate": 2e-3, "eval_batch": 20}
 VARIANTS = {
@@ -96,13 +90,13 @@ VARIANTS = {
     "turns of classes": Variant(RATE, augment="class"),
     "balanced": Variant(RATE | {"balanced": True}),
     "zero head": Variant(RATE | {"zero_head": True}),
-    "both": Variant(BOTH, evals=OF_EVALUATION),
-    "both, rate 0.001": _rate(1e-3),
-    "both, rate 0.002": _rate(2e-3),
-    "both, rate 0.008": _rate(8e-3),
-    "both, rate 0.016": _rate(16e-3),
-    "both, rate 0.008 to 0.002": _rate(8e-3, 2e-3),
-    "both, rate 0.002 to 0.008": _rate(2e-3, 8e-3),
+    "both": Variant(BOTH, evals=EVALUATIONS),
+    "both, rate 0.001": Variant(BOTH | {"learning_rate": 1e-3}),
+    "both, rate 0.002": Variant(BOTH | {"learning_rate": 2e-3}),
+    "both, rate 0.008": Variant(BOTH | {"learning_rate": 8e-3}),
+    "both, rate 0.016": Variant(BOTH | {"learning_rate": 16e-3}),
+    "both, rate 0.008 to 0.002": Variant(BOTH | {"learning_rate": 8e-3}, rate_final=2e-3),
+    "both, rate 0.002 to 0.008": Variant(BOTH | {"learning_rate": 2e-3}, rate_final=8e-3),
     "both, turns of classes": Variant(BOTH, augment="class"),
     "both, turns of images": Variant(BOTH, augment="image"),
     "both, step 1.5": Variant(BOTH | {"meta_step": 1.5}),
@@ -175,6 +169,8 @@ def run(variant: Variant, meta_iters: int, tasks: int, archives: str) -> Rows:
     params = averaged if variant.average else state.params
     rows = []
     evaluations: dict[str, dict[str, Any]] = {"": {}, **variant.evals}
+    if variant.rate_final is not None:
+        evaluations[f"rate {variant.rate_final:g}"] = {"learning_rate": variant.rate_final}
     for name, fields in evaluations.items():
         other = ConfigDict(config)
         other.update(fields)
@@ -218,7 +214,10 @@ def inner_loop_of(config: ConfigDict, variant: Variant, pixels: jax.Array, rate:
 
 
 def moved(key: jax.Array, image: jax.Array) -> jax.Array:
-    """Turns an image [28, 28, 1] by up to 15 degrees, scales it by up to a fifth and shifts it by up to 2 pixels."""
+    """Turns an image [28, 28, 1] by up to 15 degrees and shifts it by about 2 pixels at most.
+
+    What is on it becomes up to a quarter larger or a sixth smaller.
+    """
     turn, scale, *shift = random.uniform(key, (4,), minval=-1.0)
     turn, scale = turn * (np.pi / 12), 1 + 0.2 * scale
     y, x = jnp.meshgrid(jnp.arange(28.0) - 13.5, jnp.arange(28.0) - 13.5, indexing="ij")

@@ -11,10 +11,12 @@ from jax import random
 
 from configs import quickstart
 from reptile_jax.devices import mesh_of
+from reptile_jax.meta.protocols import predict_queries
 from reptile_jax.results import search, tables
 from reptile_jax.results.search import VARIANTS, Variant
 from reptile_jax.run import programs
 from reptile_jax.tasks import kind_of
+from reptile_jax.tasks.images import images_of
 
 ITERATIONS = 4
 GLYPHS = {"data": {"name": "glyphs", "validation_classes": 100}, "classes": 3, "inner_batch": 6, "eval_batch": 3,
@@ -68,6 +70,56 @@ def test_every_other_change_changes_the_training(changes):
     assert 1e-4 < farthest(ours, program) < 1
 
 
+def test_the_shapes_of_the_step_size():
+    config = quickstart.get_config()
+    config.update({"meta_iters": 4, "meta_step": 2.0, "meta_step_final": 0.0})
+    expected = {
+        "linear": [2, 1.5, 1, 0.5],
+        "cosine": [2, 1 + 0.5**0.5, 1, 1 - 0.5**0.5],
+        "hold": [2, 2, 2, 1],
+        "flat": [2, 2, 2, 2],
+    }
+    for shape, steps in expected.items():
+        np.testing.assert_allclose([search.step_size(shape, jnp.array(i), config) for i in range(4)], steps, rtol=1e-6)
+
+
+def test_a_layer_with_a_rate_of_zero_stays_and_a_rate_that_falls_to_zero_moves_less():
+    start, _, _ = trained(Variant({"learning_rate": 0.0}))
+    ours, _, program = trained(Variant(layers={"dense": 0.0}))
+    moved = jax.tree.map(lambda x, y: bool(np.any(x != y)), ours["params"], start["params"])
+    assert not any(jax.tree.leaves(moved.pop("dense"))) and all(jax.tree.leaves(moved))
+    falling, _, _ = trained(Variant(rate_final=0.0))
+    assert 0 < distance(falling, start) < distance(program, start)
+
+
+def distance(a, b):
+    leaves = zip(*map(jax.tree.leaves, (a, b)), strict=True)
+    return float(np.sqrt(sum(np.sum(np.square(np.asarray(x) - np.asarray(y))) for x, y in leaves)))
+
+
+def test_the_evaluation_is_that_of_the_program(monkeypatch):
+    monkeypatch.setattr(search, "QUERIES", 1)
+    config = quickstart.get_config()
+    config.update(GLYPHS | {"eval_batch": 6})  # all of the support set, so that the order of mini-batches is nothing
+    data = kind_of(config).load(config, mesh_of(config, jax.devices()[:1]))
+    pixels, table = data.source[0], jax.tree.map(lambda x: x[0], data.source[1])
+    state, pool, keys = programs.initial_state(config, 0), data.pools["validation"], random.split(random.key(0), 60)
+    args = config, Variant(augment="image"), pixels, table, pool  # which is for training alone
+    optimizer = search.inner_loop_of(*args[:3], config.learning_rate).optimizer
+    ours = search.eval_program(*args, shots=2)(state.params, optimizer.init(state.params), keys)
+    loop, apply = programs.inner_loop_of(config, (pixels, table)), programs.network_of(config).apply
+
+    def of_program(key):
+        task = kind_of(config).sample_eval(config, 2, key, (pixels, table), pool)
+        images = images_of(config, pixels, np.dtype(np.float32))
+        return predict_queries(loop, apply, images, state.params, state.opt_state, task)
+
+    theirs = jax.jit(lambda keys: jax.lax.map(of_program, keys))(keys)
+    for a, b in zip(ours, theirs, strict=True):
+        assert np.mean(a[:, 0] == b) > 0.98  # rounding may decide a query
+        assert np.mean(a[:, 0] == np.roll(b, 1, axis=0)) < 0.9  # other tasks
+
+
 def test_the_mean_of_the_initialisation_lags_behind():
     ours, averaged, _ = trained(Variant(average=0.5))
     assert farthest(ours, averaged) > 1e-4
@@ -100,6 +152,7 @@ def test_a_name_that_is_none_is_told_in_a_line(monkeypatch, capsys):
 def test_the_rows_that_are_kept_are_of_these_variants():
     rows = [json.loads(line) for line in (tables.RESULTS / "search.jsonl").read_text().splitlines()]
     for row in rows:
-        assert row["evaluation"] in ("", *VARIANTS[row["variant"]].evals)
+        variant = VARIANTS[row["variant"]]
+        assert row["evaluation"] in ("", *variant.evals, f"rate {variant.rate_final or 0:g}")
     names = [(row["variant"], row["evaluation"]) for row in rows]
     assert len(set(names)) == len(names) > 20

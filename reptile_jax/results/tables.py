@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from configs import default
 from reptile_jax.config import field_names, get_field
 from reptile_jax.files import replace_text
+from reptile_jax.results.search import VARIANTS
 from reptile_jax.run import saved_config
 from reptile_jax.run.metrics import read_rows, smoothed
 from reptile_jax.run.plots import accuracy_curves
@@ -32,7 +33,7 @@ READMES = (RESULTS.parents[1] / "README.md", RESULTS / "README.md")  # the files
 ROWS = 100  # rows that a kept run has in metrics.jsonl
 WINDOW = 10  # rows that each point of a plot averages
 WIDTH = 116  # characters in a line of a shown command
-WITH_WEIGHTS = ("omniglot_5way", "omniglot_fast_5way", "omniglot_20way")  # runs that are kept with their weights
+WITH_WEIGHTS = ("omniglot_5way", "omniglot_20way", "omniglot_fast_5way", "omniglot_fast_20way")  # kept with weights
 PICTURES = dict.fromkeys(WITH_WEIGHTS, ("tasks.png",)) | {"sinusoid": ("tasks.png", "learning_curve.png")}
 
 WAVES = {  # runs on sine waves -> config and title
@@ -59,12 +60,12 @@ COMBINATIONS = {  # in per cent, final accuracies of the paper's figure 3
 }
 
 
-SETTINGS = {  # (protocol, shots) -> title, for 5-way runs that the paper does not have
+SETTINGS = {  # (protocol, shots) -> title, for runs that the paper does not have
     (protocol, shots): f"{shots}-shot, {protocol}" for shots in (1, 5) for protocol in ("transductive", "inductive")
 }
-FIVE_WAY = {"published": "omniglot_5way", "fast": "omniglot_fast_5way"}  # 5-way runs
-# Figures over time: meta-iterations/s in the benchmark. A meta-iteration of both 5-way runs has the same work.
-PACES = {"fast_run": 40.2}
+FAST = {"omniglot_5way": "omniglot_fast_5way", "omniglot_20way": "omniglot_fast_20way"}  # run -> fast run and config
+# Figures over time: meta-iterations/s in the benchmark. A meta-iteration of both runs of a figure has the same work.
+PACES = {"fast_5way": 40.2, "fast_20way": 10.6}
 OMNIGLOT = {"omniglot_5way": "omniglot_5shot_5way", "omniglot_20way": "omniglot_5shot_20way"}  # run -> config
 FOML = {  # run -> config and title
     "omniglot_5way_reptile": ("omniglot_1shot_5way", "Reptile"),
@@ -154,19 +155,19 @@ def thinned(rows: list[dict[str, Any]], count: int) -> list[dict[str, float]]:
 
 
 def headline_table() -> str:
-    """Returns the accuracy of the trained networks, and of the fast run, beside the paper's."""
-    fast = kept(FIVE_WAY["fast"])
+    """Returns the accuracy of the trained networks, and of the fast runs, beside the paper's."""
+    fast = {run.config.classes: run for run in map(kept, FAST.values())}
     rows = []
     for (classes, protocol, shots), (title, paper, _, here) in zip(PUBLISHED, _accuracies(), strict=True):
-        rows.append([title, paper, here, fast.accuracy(protocol, shots) if classes == fast.config.classes else ""])
+        rows.append([title, paper, here, fast[classes].accuracy(protocol, shots)])
     return _table(["setting", "paper", "here", "fast run"], rows)
 
 
 def runs_table() -> str:
     """Returns how long the runs took, and one result of each."""
     rows = []
-    fast = FIVE_WAY["fast"]
-    for name, file in {fast: fast, **OMNIGLOT, "omniglot_5way_foml": "omniglot_foml_5way"}.items():
+    runs = {fast: fast for fast in FAST.values()} | OMNIGLOT | {"omniglot_5way_foml": "omniglot_foml_5way"}
+    for name, file in runs.items():
         run = kept(name)
         several = f", {run.config.num_seeds} seeds" if run.config.num_seeds > 1 else ""
         result = f"{run.accuracy('inductive', run.config.shots)} % ({run.config.shots}-shot, inductive{several})"
@@ -192,26 +193,18 @@ def seeds_table() -> str:
 
 
 def fast_table() -> str:
-    """Returns the fast run beside the published one, both 5-way."""
-    rows = []
-    for title, name in FIVE_WAY.items():
-        run = kept(name)
-        cells = [run.accuracy(*setting) for setting in SETTINGS]
-        rows.append([title, f"{run.config.meta_iters:,}", *cells])
-    table = _table(["run", "meta-iterations", *SETTINGS.values()], rows)
-    return f"{table}\n\n{_commands({'fast, three seeds': (kept(FIVE_WAY['fast']), 'omniglot_fast_5way')})}"
-
-
-def search_table() -> str:
-    """Returns what was tried on validation characters."""
-    found = [json.loads(line) for line in (RESULTS / "search.jsonl").read_text().splitlines()]
-    lengths = {(row["meta_iters"], row["tasks"]) for row in found}
-    assert len(lengths) == 1, "rows that cannot be compared"
-    rows = []
-    for row in found:
-        cells = [f"{row[f'{shots}-shot {protocol}'][0]:.1f}" for protocol, shots in SETTINGS]
-        rows.append([", evaluated with ".join(filter(None, [row["variant"], row["evaluation"]])), *cells])
-    return _table(["change", *SETTINGS.values()], rows)
+    """Returns the fast runs beside the published ones."""
+    runs = {}
+    for pair in FAST.items():
+        for title, name in zip(("published", "fast"), pair, strict=True):
+            run = kept(name)
+            runs[f"{run.config.classes}-way, {title}"] = run, name
+    rows = [
+        [title, f"{run.config.meta_iters:,}", *(run.accuracy(*setting) for setting in SETTINGS)]
+        for title, (run, _) in runs.items()
+    ]
+    runs = {title: (run, name) for title, (run, name) in runs.items() if name in FAST.values()}
+    return f"{_table(['run', 'meta-iterations', *SETTINGS.values()], rows)}\n\n{_commands(runs)}"
 
 
 def foml_table() -> str:
@@ -250,6 +243,25 @@ def waves_table() -> str:
     return f"{table}\n\n{_commands({title: (kept(name), file) for name, (file, title) in WAVES.items()})}"
 
 
+def _searched(ways: int) -> str:
+    """Returns what was tried for tasks of `ways` classes."""
+    found = [json.loads(line) for line in (RESULTS / "search.jsonl").read_text().splitlines()]
+    found = [row for row in found if VARIANTS[row["variant"]].ways == ways]
+    ((meta_iters, tasks),) = {(row["meta_iters"], row["tasks"]) for row in found}  # otherwise rows cannot be compared
+
+    def interval(shots: int) -> str:
+        halves = [row[f"{shots}-shot {protocol}"][1] for row in found for protocol in ("transductive", "inductive")]
+        return f"{min(halves):.1f} to {max(halves):.1f} points for {shots}-shot"
+
+    rows = []
+    for row in found:
+        cells = [f"{row[f'{shots}-shot {protocol}'][0]:.1f}" for protocol, shots in SETTINGS]
+        change = ", evaluated with ".join(filter(None, [row["variant"].removeprefix("20-way "), row["evaluation"]]))
+        rows.append([change, *cells])
+    facts = f"{ways}-way, {meta_iters:,} meta-iterations, {tasks} validation tasks; half the 95% interval over tasks is"
+    return f"{facts}\n{interval(1)} and {interval(5)}.\n\n{_table(['change', *SETTINGS.values()], rows)}"
+
+
 def _accuracies() -> list[list[str]]:
     """Returns setting, the paper's accuracy, the re-runs' range and the accuracy here, for each published setting."""
     rows = []
@@ -277,7 +289,8 @@ TABLES = {
     "runs": runs_table,
     "results": results_table,
     "fast": fast_table,
-    "search": search_table,
+    "search_5way": lambda: _searched(5),
+    "search_20way": lambda: _searched(20),
     "seeds": seeds_table,
     "foml": foml_table,
     "combinations": combinations_table,
@@ -293,10 +306,13 @@ FIGURES = {  # file -> title, and the run and characters of each curve
             for characters in ("train", "test")
         },
     ),
-    "fast_run": (
-        "Omniglot, 5-way 5-shot, inductive, test characters",
-        {title: (name, "test") for title, name in FIVE_WAY.items()},
-    ),
+    **{
+        fast.removeprefix("omniglot_"): (
+            f"Omniglot, {published.removeprefix('omniglot_').replace('w', '-w')} 5-shot, inductive, test characters",
+            {"published": (published, "test"), "fast": (fast, "test")},
+        )
+        for published, fast in FAST.items()
+    },
     "first_order_maml": (
         "Omniglot, 5-way 1-shot, inductive, test characters",
         {"Reptile": ("omniglot_5way_reptile", "test"), "first-order MAML": ("omniglot_5way_foml", "test")},

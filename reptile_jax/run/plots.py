@@ -58,13 +58,13 @@ def short(kind: TaskKind, mean: float) -> str:
 def accuracy_curves(
     curves: dict[str, tuple[list[float], list[float]]], title: str, path: Path, xlabel: str = "meta-iterations"
 ) -> None:
-    """Draws accuracies of several runs against meta-iterations.
+    """Draws accuracies of several runs against meta-iterations or time.
 
     Args:
-        curves: label -> meta-iterations and accuracies.
+        curves: label -> positions on the horizontal axis, and accuracies.
         title: what the picture shows.
         path: PNG to write.
-        xlabel: what stands in the place of the meta-iterations.
+        xlabel: name of the horizontal axis.
     """
     figure = figure_of(7, 4)
     axes = figure.subplots()

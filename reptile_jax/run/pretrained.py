@@ -20,10 +20,10 @@ from ml_collections import ConfigDict
 
 from reptile_jax.config import ConfigError, completed, field_names, get_field, seeds_of
 from reptile_jax.devices import mesh_of, put, together
-from reptile_jax.meta.reptile import MetaState, with_zero_head
+from reptile_jax.meta.reptile import MetaState
 from reptile_jax.run import checkpoint, weights_file
 from reptile_jax.run.checkpoint import CheckpointError
-from reptile_jax.run.programs import initial_state, state_shapes
+from reptile_jax.run.programs import initial_state, state_shapes, with_head_of
 
 SHIPPED = {file.parent.name: file for file in Path(__file__).parents[1].glob("results/*/weights.safetensors")}
 
@@ -186,7 +186,7 @@ def load_for(config: ConfigDict, named: str | Path, mesh: Mesh) -> MetaState:
             f"training of {named}, so that some were trained on: give at most {held_out}"
         )
     states = _finite(named, restore(mesh))
-    return states._replace(params=with_zero_head(states.params)) if config.zero_head else states
+    return states._replace(params=with_head_of(config, states.params))
 
 
 def _finite(named: str | Path, states: MetaState) -> MetaState:

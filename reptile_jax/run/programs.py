@@ -71,14 +71,21 @@ def initial_state(config: ConfigDict, seed: int, dtype: DTypeLike = jnp.float32)
 
 def _initial_state(config: ConfigDict, seed: int, dtype: DTypeLike, init: Callable[..., Params]) -> MetaState:
     params = init(stream(seed, INITIAL_WEIGHTS), jnp.zeros((1, *kind_of(config).input_shape(config)), dtype))
-    if config.zero_head:
-        if "dense" not in params["params"]:
-            raise ConfigError(
-                f"zero_head=True needs a layer named dense, which {config.model.name} has not: give False"
-            )
-        params = with_zero_head(params)
+    params = with_head_of(config, params)
     opt_state = inner_optimizer(config.learning_rate, config.sgd).init(params)
     return MetaState(params, opt_state, jnp.zeros((), jnp.int32))
+
+
+def with_head_of(config: ConfigDict, params: Params) -> Params:
+    """Returns the weights from which the tasks of a run start: with `zero_head`, their dense layer is zero.
+
+    Raises:
+        ConfigError: `zero_head`, but the network has no layer named dense.
+    """
+    if config.zero_head and "dense" not in params["params"]:
+        name = config.model.name
+        raise ConfigError(f"zero_head=True needs a layer named dense, which the network {name} lacks: give False")
+    return with_zero_head(params) if config.zero_head else params
 
 
 def initial_states(config: ConfigDict, dtype: DTypeLike = jnp.float32) -> MetaState:

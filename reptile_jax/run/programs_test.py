@@ -1,8 +1,15 @@
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from reptile_jax.config import ConfigError
 from reptile_jax.devices import mesh_of, put
-from reptile_jax.run.programs import initial_states, state_shapes
+from reptile_jax.networks import NETWORKS
+from reptile_jax.run import pretrained, weights_file
+from reptile_jax.run.programs import initial_state, initial_states, sample_meta_batch, state_shapes
+from reptile_jax.tasks import kind_of
 from reptile_jax.testing.small_runs import small
 
 
@@ -39,3 +46,42 @@ def test_the_shapes_of_a_state_are_known_without_computing_it(compilations):
         assert jax.tree.structure(shapes) == jax.tree.structure(states)
         for shape, x in zip(jax.tree.leaves(shapes), jax.tree.leaves(states), strict=True):
             assert (shape.shape, shape.dtype, shape.sharding) == (x.shape, x.dtype, x.sharding)
+
+
+class WithoutDense(nn.Module):
+    classes: int
+    filters: int
+    convolution: str
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.classes, name="head")(x.reshape(len(x), -1))
+
+
+def test_a_zero_head_needs_a_layer_named_dense(monkeypatch, tmp_path):
+    monkeypatch.setitem(NETWORKS, "omniglot", WithoutDense)
+    plain, zeroed = small(), small(zero_head=True)
+    state = initial_state(plain, plain.seed)
+    assert set(state.params["params"]) == {"head"}
+    weights_file.save(tmp_path / "weights.safetensors", state, plain)
+    message = "^zero_head=True needs a layer named dense, which the network omniglot lacks: give False$"
+    with pytest.raises(ConfigError, match=message):
+        initial_states(zeroed)
+    with pytest.raises(ConfigError, match=message):
+        pretrained.load_for(zeroed, tmp_path / "weights.safetensors", mesh_of(zeroed))
+
+
+def test_a_zero_head_and_balanced_mini_batches_reach_the_programs():
+    for fast in (True, False):
+        config = small(zero_head=fast, balanced=fast, inner_batch=6)  # two of each class
+        mesh = mesh_of(config, jax.devices()[:1])
+        head = initial_states(config).params["params"]["dense"]
+        assert any(np.any(x) for x in jax.tree.leaves(head)) != fast
+        data = kind_of(config).load(config, mesh)
+        source = data.source[0], jax.tree.map(lambda x: x[0], data.source[1])
+        tasks = sample_meta_batch(config, 0, 0, source, data.pools["train"], jnp.arange(8))
+        evaluated = [
+            kind_of(config).sample_eval(config, 2, jax.random.key(i), source, data.pools["test"]) for i in range(8)
+        ]
+        assert bool(np.all(np.sort(tasks.batches.labels) == [0, 0, 1, 1, 2, 2])) == fast
+        assert all(bool(np.all(np.sort(task.batches.labels) == [0, 1, 2])) for task in evaluated) == fast

@@ -83,7 +83,7 @@ TABLE = [
     ("--pretrained=nowhere", "nowhere holds no checkpoint: name a workdir"),
     (
         "--pretrained=omniglot_5wya",
-        "weights file, or what is shipped (omniglot_20way, omniglot_5way, omniglot_fast_5way)",
+        "weights file, or what is shipped (omniglot_20way, omniglot_5way, omniglot_fast_20way, omniglot_fast_5way)",
     ),
 ]
 
@@ -136,7 +136,7 @@ def test_in_this_process_is_as_in_a_process_of_its_own(tmp_path, given):
 def test_nothing_typed_says_what_to_type(tmp_path):
     failed = typed(cwd=tmp_path)
     assert failed.returncode == 1 and failed.stderr.count("\n") < 10
-    for shown in ("--config=quickstart ", "--config=omniglot_5shot_5way ", "--pretrained=omniglot_5way ", "--help "):
+    for shown in ("--config=quickstart ", "--config=omniglot_fast_5way ", "--pretrained=omniglot_5way ", "--help "):
         assert f"python main.py {shown}" in failed.stderr.replace("--mode=eval ", "")
 
 
