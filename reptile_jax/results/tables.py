@@ -258,8 +258,9 @@ def _searched(ways: int) -> str:
         cells = [f"{row[f'{shots}-shot {protocol}'][0]:.1f}" for protocol, shots in SETTINGS]
         change = ", evaluated with ".join(filter(None, [row["variant"].removeprefix("20-way "), row["evaluation"]]))
         rows.append([change, *cells])
-    facts = f"{ways}-way, {meta_iters:,} meta-iterations, {tasks} validation tasks; half the 95% interval over tasks is"
-    return f"{facts}\n{interval(1)} and {interval(5)}.\n\n{_table(['change', *SETTINGS.values()], rows)}"
+    facts = f"{meta_iters:,} meta-iterations, {tasks} validation tasks"
+    half = f"Half the 95% interval over tasks is {interval(1)},\nand {interval(5)}."
+    return f"{_table(['change', *SETTINGS.values()], rows)}\n\n{ways}-way, {facts}. {half}"
 
 
 def _accuracies() -> list[list[str]]:
