@@ -170,7 +170,7 @@ def sample_train_task(
     inner_batch: int,
     inner_iters: int,
     replacement: bool,
-    balanced: bool,
+    balanced: bool = False,
     tail_shots: int = 0,
 ) -> TrainTask:
     """Samples a training task (released code: the mini-batches of `Reptile` and `FOML`).
@@ -208,7 +208,7 @@ def sample_eval_task(
     eval_batch: int,
     eval_iters: int,
     replacement: bool,
-    balanced: bool,
+    balanced: bool = False,
 ) -> EvalTask:
     """Samples a few-shot task: `shots` drawings of each class to adapt on and one more as its query.
 

@@ -151,7 +151,7 @@ def meta_update(
     *,
     foml: bool,
     inner_state: str,
-    zero_head: bool,
+    zero_head: bool = False,
     spread: Spread = ONE_DEVICE,
 ) -> tuple[MetaState, MetaMetrics]:
     """theta <- theta + eps * mean_i(phi_i - theta) (paper, algorithm 2).
