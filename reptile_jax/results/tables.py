@@ -194,16 +194,13 @@ def seeds_table() -> str:
 
 def fast_table() -> str:
     """Returns the fast runs beside the published ones."""
-    runs = {}
-    for pair in FAST.items():
-        for title, name in zip(("published", "fast"), pair, strict=True):
+    rows, runs = [], {}
+    for names in FAST.items():
+        for title, name in zip(("published", "fast"), names, strict=True):
             run = kept(name)
-            runs[f"{run.config.classes}-way, {title}"] = run, name
-    rows = [
-        [title, f"{run.config.meta_iters:,}", *(run.accuracy(*setting) for setting in SETTINGS)]
-        for title, (run, _) in runs.items()
-    ]
-    runs = {title: (run, name) for title, (run, name) in runs.items() if name in FAST.values()}
+            title = f"{run.config.classes}-way, {title}"
+            rows.append([title, f"{run.config.meta_iters:,}", *(run.accuracy(*setting) for setting in SETTINGS)])
+        runs[title] = run, name  # the fast run, which was the last
     return f"{_table(['run', 'meta-iterations', *SETTINGS.values()], rows)}\n\n{_commands(runs)}"
 
 

@@ -188,8 +188,8 @@ def picture(
     """Draws a few tasks of the first seed with their predictions after training, under the config's protocol."""
     of_protocol = getattr(predictions["trained"], headline(config))
     tasks, predicted = jax.tree.map(lambda x: x[0], (tasks, of_protocol))
-    pixels = np.asarray(data.source[0].addressable_data(0)) / DATA_SETS[config.data.name].scale
-    few_shot_tasks(pixels, tasks, predicted, PICTURED_TASKS, title, path)
+    pixels, scale = np.asarray(data.source[0].addressable_data(0)), DATA_SETS[config.data.name].scale
+    few_shot_tasks(pixels, scale, tasks, predicted, PICTURED_TASKS, title, path)
 
 
 KIND = TaskKind(

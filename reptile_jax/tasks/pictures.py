@@ -14,12 +14,13 @@ SHADES = ("#c9b458", "#59a5bd", "#0b4f6c")  # of predictions, before the first s
 
 
 def few_shot_tasks(
-    images: np.ndarray, tasks: EvalTask, predicted: np.ndarray, count: int, title: str, path: Path
+    pixels: np.ndarray, scale: int, tasks: EvalTask, predicted: np.ndarray, count: int, title: str, path: Path
 ) -> None:
     """Draws few-shot tasks: each column is a class, with support drawings above and the framed query below.
 
     Args:
-        images: [rows, height, width, channels], from 0 to 1; one channel is grey, three are colours.
+        pixels: [rows, height, width, channels] of the whole data set; one channel is grey, three are colours.
+        scale: the brightest pixel, 1 or 255.
         tasks: episodes, with a leading axis [tasks].
         predicted: [tasks, classes] predicted labels; query i has label i.
         count: tasks to draw, at most.
@@ -42,8 +43,9 @@ def few_shot_tasks(
         panel.suptitle(f"{right.sum()} of {classes} right", fontsize=9, color=RIGHT if right.all() else WRONG)
         for label in range(classes):
             for shot, row in enumerate(task.support.rows.reshape(classes, shots)[label]):
-                _drawing(cells[shot, label], images[row], "#d5dae0")
-            _drawing(cells[-1, label], images[task.queries.rows[label]], RIGHT if right[label] else WRONG, 2.2)
+                _drawing(cells[shot, label], pixels[row] / scale, "#d5dae0")
+            frame = RIGHT if right[label] else WRONG
+            _drawing(cells[-1, label], pixels[task.queries.rows[label]] / scale, frame, 2.2)
             said = "" if right[label] else f"taken for {predicted[index, label] + 1}"
             cells[-1, label].set_xlabel(said, fontsize=6.5, color=WRONG, labelpad=2)
             cells[0, label].set_title(str(label + 1), fontsize=7, pad=2)
