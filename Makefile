@@ -11,7 +11,7 @@ quickstart: $(VENV)/installed  ## A whole run on the embedded synthetic data set
 demo: $(VENV)/installed-demo  ## A page in the browser, on which you draw characters for trained weights to learn.
 	$(BIN)/python main.py --mode=demo --pretrained=omniglot_5way
 
-test: $(VENV)/installed-test  ## Every test; those on real Omniglot need REPTILE_OMNIGLOT=DIR.
+test: $(VENV)/installed-test  ## Every test; those on real images need REPTILE_OMNIGLOT=DIR and REPTILE_MINIIMAGENET=DIR.
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 benchmark: $(VENV)/installed-test  ## This project against the PyTorch reference, on this machine; nothing else may run.

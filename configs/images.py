@@ -4,7 +4,7 @@
 
 DIR holds one folder per class, with its images: PNG, JPEG, WebP, BMP or GIF, of any size and colours. 80 % of the
 classes are for training and the others for testing. Both sets need at least 5 classes with at least 10 images each, so
-DIR needs at least 25 classes. If there are fewer, set the number of training classes, for instance with
+DIR needs at least 23 classes. If there are fewer, set the number of training classes, for instance with
 --config.data.train_classes=7 for twelve classes. Instead, DIR may hold train/ and test/ (and val/, for tuning) with
 class folders, or train.zip and test.zip.
 """

@@ -1,7 +1,7 @@
 """What was tried to reach the published accuracy sooner: short runs, measured on validation characters alone.
 
-    python -m reptile_jax.results.search NAME... [--meta_iters=3000] [--tasks=300] [--archives=DIR]
-        [--output=search.jsonl]
+    python -m reptile_jax.results.search NAME... [--seed=0] [--meta_iters=3000] [--tasks=300]
+        [--archives=DIR] [--output=search.jsonl]
 
 A variant is a published run with 200 of its training characters held out and some things changed. All of its
 meta-iterations are annealed over, as in a whole run, and no test character is ever seen. Variants that helped became
@@ -136,27 +136,29 @@ def main() -> None:
     """Runs the variants that the command line names, one after the other, and adds a line for each to a file."""
     parser = argparse.ArgumentParser("python -m reptile_jax.results.search", description=__doc__)
     parser.add_argument("names", nargs="+", metavar="NAME", help=f"some of: {'; '.join(VARIANTS)}")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights, the tasks and the validation characters")
     parser.add_argument("--meta_iters", type=int, default=3000)
     parser.add_argument("--tasks", type=int, default=300, help="validation tasks")
     parser.add_argument("--archives", default="", help="folder with Omniglot's two zip files; default: download them")
     parser.add_argument("--output", type=Path, default=Path("search.jsonl"))
     arguments = parser.parse_args()
+    seed, meta_iters, tasks = arguments.seed, arguments.meta_iters, arguments.tasks
     for name in arguments.names:
         if name not in VARIANTS:
             parser.error(f"{name} is not a variant: give some of {', '.join(VARIANTS)}")
     keep_compiled()
     for name in arguments.names:
-        for row in run(VARIANTS[name], arguments.meta_iters, arguments.tasks, arguments.archives):
-            line = json.dumps({"variant": name, "meta_iters": arguments.meta_iters, "tasks": arguments.tasks} | row)
+        for row in run(VARIANTS[name], seed, meta_iters, tasks, arguments.archives):
+            line = json.dumps({"variant": name, "seed": seed, "meta_iters": meta_iters, "tasks": tasks} | row)
             print(line, flush=True)
             with arguments.output.open("a") as file:
                 file.write(line + "\n")
 
 
-def run(variant: Variant, meta_iters: int, tasks: int, archives: str) -> Rows:
+def run(variant: Variant, seed: int, meta_iters: int, tasks: int, archives: str) -> Rows:
     """Trains a variant and returns its validation accuracies in per cent, one row for each way of evaluation."""
     config = (omniglot_1shot_5way if variant.ways == 5 else omniglot_1shot_20way).get_config()
-    config.update({"data": {"validation_classes": 200, "archives": archives}, "meta_iters": meta_iters})
+    config.update({"data": {"validation_classes": 200, "archives": archives}, "meta_iters": meta_iters, "seed": seed})
     config.update(variant.fields)
     data = kind_of(config).load(config, mesh_of(config, jax.devices()[:1]))
     pixels, table = data.source[0], jax.tree.map(lambda x: x[0], data.source[1])

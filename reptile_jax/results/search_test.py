@@ -136,7 +136,7 @@ def test_a_moved_image_is_on_paper_and_keeps_its_ink():
 
 def test_a_run_measures_every_evaluation():
     variant = Variant({**GLYPHS, "data": {"name": "glyphs"}}, evals={"few steps": {"eval_iters": 1}})
-    rows = search.run(variant, 20, 8, "")
+    rows = search.run(variant, 0, 20, 8, "")
     assert [row["evaluation"] for row in rows] == ["", "few steps"]
     assert all(34 < row["5-shot transductive"][0] <= 100 for row in rows)  # a third is chance
     assert rows[0]["5-shot inductive"] != rows[1]["5-shot inductive"]
@@ -149,10 +149,13 @@ def test_a_name_that_is_none_is_told_in_a_line(monkeypatch, capsys):
     assert "neither is not a variant: give some of published, " in capsys.readouterr().err
 
 
-def test_the_rows_that_are_kept_are_of_these_variants():
+def test_every_variant_is_kept_with_every_evaluation():
     rows = [json.loads(line) for line in (tables.RESULTS / "search.jsonl").read_text().splitlines()]
-    for row in rows:
-        variant = VARIANTS[row["variant"]]
-        assert row["evaluation"] in ("", *variant.evals, f"rate {variant.rate_final or 0:g}")
-    names = [(row["variant"], row["evaluation"]) for row in rows]
-    assert len(set(names)) == len(names) > 20
+    names = [(row["seed"], row["variant"], row["evaluation"]) for row in rows]
+    assert len(set(names)) == len(names)
+    every = set()
+    for name, variant in VARIANTS.items():
+        final = [] if variant.rate_final is None else [f"rate {variant.rate_final:g}"]
+        every |= {(0, name, evaluation) for evaluation in ("", *variant.evals, *final)}
+    assert {name for name in names if name[0] == 0} == every
+    assert {(0, *name[1:]) for name in names} == every

@@ -242,8 +242,7 @@ def waves_table() -> str:
 
 def _searched(ways: int) -> str:
     """Returns what was tried for tasks of `ways` classes."""
-    found = [json.loads(line) for line in (RESULTS / "search.jsonl").read_text().splitlines()]
-    found = [row for row in found if VARIANTS[row["variant"]].ways == ways]
+    found = [row for row in _search_rows() if VARIANTS[row["variant"]].ways == ways and row["seed"] == 0]
     ((meta_iters, tasks),) = {(row["meta_iters"], row["tasks"]) for row in found}  # otherwise rows cannot be compared
 
     def interval(shots: int) -> str:
@@ -258,6 +257,24 @@ def _searched(ways: int) -> str:
     facts = f"{meta_iters:,} meta-iterations, {tasks} validation tasks"
     half = f"Half the 95% interval over tasks is {interval(1)},\nand {interval(5)}."
     return f"{_table(['change', *SETTINGS.values()], rows)}\n\n{ways}-way, {facts}. {half}"
+
+
+def search_seeds_table() -> str:
+    """Returns what was tried with several seeds: the means, and the standard deviations over the seeds."""
+    by_variant: dict[str, list[dict[str, Any]]] = {}
+    for row in _search_rows():
+        if not row["evaluation"]:
+            by_variant.setdefault(row["variant"], []).append(row)
+    rows = []
+    for name, found in by_variant.items():
+        values = [[row[f"{shots}-shot {protocol}"][0] for row in found] for protocol, shots in SETTINGS]
+        if len(found) > 1:
+            rows.append([name, *(f"{np.mean(x):.1f} ± {np.std(x, ddof=1):.1f}" for x in values)])
+    return _table(["change", *SETTINGS.values()], rows) + "\n"
+
+
+def _search_rows() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (RESULTS / "search.jsonl").read_text().splitlines()]
 
 
 def _accuracies() -> list[list[str]]:
@@ -289,6 +306,7 @@ TABLES = {
     "fast": fast_table,
     "search_5way": lambda: _searched(5),
     "search_20way": lambda: _searched(20),
+    "search_seeds": search_seeds_table,
     "seeds": seeds_table,
     "foml": foml_table,
     "combinations": combinations_table,

@@ -1,5 +1,6 @@
 """Tests main.py on a person's own images: a folder of twelve classes with 30 images each, in mixed formats."""
 
+import csv
 import io
 import json
 import os
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from reptile_jax.testing.small_images import FORMATS, encoded, pixels, write_folder
-from reptile_jax.testing.small_runs import run
+from reptile_jax.testing.small_runs import run, typed
 
 MINIIMAGENET = os.environ.get("REPTILE_MINIIMAGENET", "")
 FIELDS = {
@@ -59,7 +60,7 @@ def refused(done, *words):
         assert word in done.stderr.splitlines()[-1]
 
 
-def test_trained_resumed_and_evaluated(tmp_path, images):
+def test_trained_resumed_evaluated_and_predicted_with(tmp_path, images):
     first = main(tmp_path, images, meta_iters=5)
     assert first.returncode == 0, first.stderr
     assert f"Preparing the images of {images}" in first.stderr and "360/360" in first.stderr
@@ -69,6 +70,8 @@ def test_trained_resumed_and_evaluated(tmp_path, images):
     write_folder(other, {"class03/5.png": encoded(pixels(0))})
     refused(main(tmp_path, other, meta_iters=10), f"{other} holds other images than run")
     assert (tmp_path / "run" / "results.json").read_text() == results
+    refused(main(tmp_path, other, "--pretrained=run", "--workdir=begun"), f"{other} holds other images than run")
+    assert not (tmp_path / "begun").exists()
 
     moved = images.rename(tmp_path / "moved")  # the same images, elsewhere
     again = main(tmp_path, moved, meta_iters=10)
@@ -77,6 +80,19 @@ def test_trained_resumed_and_evaluated(tmp_path, images):
     evaluated = main(tmp_path, moved, "--mode=eval", meta_iters=10)
     assert evaluated.returncode == 0, evaluated.stderr
     assert evaluated.stdout.splitlines()[1:] == again.stdout.splitlines()[1:]
+
+    classes = [f"class{name:02d}" for name in range(7, 12)]
+    for name in classes:
+        for number, file in enumerate(sorted((moved / name).iterdir())):
+            place = tmp_path / ("support" if number < 5 else "queries") / name / file.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(place)
+    flags = ("--mode=predict", "--pretrained=run", "--support=support", "--queries=queries", "--output=out.csv")
+    predicted = typed(*flags, cwd=tmp_path)
+    assert predicted.returncode == 0, predicted.stderr
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
+    assert len(rows) == 5 * 25 and {row["class"] for row in rows} <= set(classes)
+    assert all(1 / 5 <= float(row["probability"]) <= 1 for row in rows)
 
 
 def test_validation_classes_are_for_tuning(tmp_path, images):
