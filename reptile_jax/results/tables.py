@@ -270,7 +270,7 @@ def search_seeds_table() -> str:
         values = [[row[f"{shots}-shot {protocol}"][0] for row in found] for protocol, shots in SETTINGS]
         if len(found) > 1:
             rows.append([name, *(f"{np.mean(x):.1f} ± {np.std(x, ddof=1):.1f}" for x in values)])
-    return _table(["change", *SETTINGS.values()], rows) + "\n"
+    return _table(["change", *SETTINGS.values()], rows)
 
 
 def _search_rows() -> list[dict[str, Any]]:
