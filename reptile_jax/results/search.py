@@ -67,6 +67,11 @@ class Variant:
     average: float = 0.0
     evals: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    def evaluations(self) -> dict[str, dict[str, Any]]:
+        """Returns the fields of every evaluation of the trained weights, by name; "": as in training."""
+        last = {} if self.rate_final is None else {f"rate {self.rate_final:g}": {"learning_rate": self.rate_final}}
+        return {"": {}, **self.evals, **last}
+
 
 QUERIES = 5  # of each class of a validation task
 RATE = {"learning_rate": 4e-3}
@@ -170,10 +175,7 @@ def run(variant: Variant, seed: int, meta_iters: int, tasks: int, archives: str)
     seconds = time.perf_counter() - began
     params = averaged if variant.average else state.params
     rows = []
-    evaluations: dict[str, dict[str, Any]] = {"": {}, **variant.evals}
-    if variant.rate_final is not None:
-        evaluations[f"rate {variant.rate_final:g}"] = {"learning_rate": variant.rate_final}
-    for name, fields in evaluations.items():
+    for name, fields in variant.evaluations().items():
         other = ConfigDict(config)
         other.update(fields)
         row: dict[str, Any] = {"evaluation": name, "seconds": round(seconds)}
