@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     config.model.filters = 32
     config.classes = 5
     config.shots = 1
+    config.eval_shots = (1,)  # the published evaluation with 5 shots has other mini-batches
     config.train_shots = 15
     config.inner_batch = 10
     config.inner_iters = 8

@@ -15,5 +15,6 @@ def get_config() -> ConfigDict:
     """Returns the config of the run."""
     config = miniimagenet_1shot_5way.get_config()
     config.shots = 5
+    config.eval_shots = (5,)
     config.eval_batch = 15
     return config

@@ -51,9 +51,14 @@ def lock(file: Path, waiting: Callable[[str], None] | None = None) -> Iterator[N
 
 def replace_text(path: Path, text: str) -> None:
     """Replaces a file by a new one; if the machine stops, either the old or the new file is there, and complete."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Replaces a file as `replace_text` does."""
     unfinished = path.with_name(path.name + ".tmp")
-    with unfinished.open("w") as file:
-        file.write(text)
+    with unfinished.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)

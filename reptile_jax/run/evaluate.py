@@ -6,6 +6,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 
 from reptile_jax.config import eval_shots, seeds_of
 from reptile_jax.data import DATA_SETS
-from reptile_jax.devices import SEEDS, TASKS, agreed, is_main, put
+from reptile_jax.devices import SEEDS, TASKS, agreed, is_main, put, together
 from reptile_jax.files import replace_text
 from reptile_jax.meta.inner_loop import Params
 from reptile_jax.meta.reptile import MetaState
@@ -25,6 +26,7 @@ from reptile_jax.meta.statistics import Mean, mean_over_tasks
 from reptile_jax.progress import progress_bar
 from reptile_jax.run.interrupt import Interrupted, Stop
 from reptile_jax.run.programs import eval_program, initial_states
+from reptile_jax.run.unfinished import Unfinished, Values
 from reptile_jax.tasks import Data, kind_of
 
 # The most that one device computes in a dispatch, because a signal waits for the end of the dispatch.
@@ -41,8 +43,8 @@ def evaluate(
     """Measures a run on `eval_samples` tasks of each held-out set, for every shot count.
 
     With `eval_train`, it also measures as many tasks of the training set; with `eval_untrained`, it also measures the
-    untrained weights. It prints a table and, if there is a workdir, writes results.json and tasks.png. `source` says
-    where the weights are.
+    untrained weights. It prints a table and, if there is a workdir, writes results.json and tasks.png. What it measured
+    before an interruption is in the workdir, too, and is not measured again. `source` says where the weights are.
 
     Returns:
         {"meta_iters": …, "data": …, "weights": {"source": …, "sha256": …}, "config": {…},
@@ -52,7 +54,7 @@ def evaluate(
         classification are the two protocols.
 
     Raises:
-        Interrupted: a signal arrived; raised between two dispatches.
+        Interrupted: a signal arrived; raised between two dispatches, after the values so far were saved.
     """
     kind = kind_of(config)
     results: dict[str, Any] = {
@@ -67,16 +69,28 @@ def evaluate(
     if config.eval_untrained:
         starts["untrained"] = put(mesh, initial_states(config))
     total = len(starts) * len(programs) * len(sets) * config.eval_samples
-    with progress_bar("evaluate", total, "task", shown=is_main()) as bar:
+    with together():  # every process reads the file before one of them writes it
+        identity = {"weights": results["weights"], "config": results["config"], "data": data.fingerprint}
+        unfinished = Unfinished(workdir, identity)
+    if is_main() and unfinished.tasks():
+        print(f"Resuming the evaluation in {workdir} at task {unfinished.tasks()} of {total}.", file=sys.stderr)
+    with progress_bar("evaluate", total, "task", unfinished.tasks(), is_main()) as bar:
 
-        def after(tasks: int) -> None:
-            bar.update(tasks)
-            if number := agreed(stop.number):
-                raise Interrupted(number, "interrupted in the evaluation; the training is saved: run the same command")
+        def after(series: str, values: Values) -> None:
+            unfinished.add(series, values)
+            bar.update(unfinished.tasks() - bar.n)
+            number = agreed(stop.number)
+            if is_main():
+                unfinished.write(at_once=number != 0)
+            if number:
+                saved = ", saved: the same command goes on from there" if workdir is not None else ""
+                raise Interrupted(number, f"interrupted in the evaluation{saved}")
 
         for (start, of_start), (shots, program), name in itertools.product(starts.items(), programs.items(), sets):
             of_sets = results if start == "trained" else results.setdefault(start, {})
-            measured = measure(config, program, data, name, shots, of_start, mesh, after)
+            series = f"{start}/{name}/{shots}"
+            before, then = unfinished.values(series), partial(after, series)
+            measured = measure(config, program, data, name, shots, of_start, mesh, before, then)
             for measure_name, means in measured.items():
                 by_shots = of_sets.setdefault(name, {}).setdefault(measure_name, {})
                 by_shots[str(shots)] = _summary(config, means)
@@ -90,6 +104,7 @@ def evaluate(
             replace_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
             title = f"{label_of(config)}, {data.held_out} {kind.made_of}, {kind.setting(config)}"
             kind.picture(config, data, tasks, outcomes, title, workdir / "tasks.png")
+            unfinished.remove()
         print(kind.report(config, data.held_out, results))
         if workdir is not None:
             with contextlib.suppress(OSError):  # nobody may listen there
@@ -105,7 +120,8 @@ def measure(
     shots: int,
     states: MetaState,
     mesh: Mesh,
-    after: Callable[[int], None] = lambda tasks: None,
+    before: Values | None = None,
+    after: Callable[[Values], None] = lambda values: None,
 ) -> dict[str, list[Mean]]:
     """Measures every seed's state on `eval_samples` tasks of one set.
 
@@ -117,21 +133,26 @@ def measure(
         shots: support drawings per class.
         states: weights and inner optimiser's state, with a leading axis [seeds].
         mesh: the devices.
-        after: is called after every dispatch with the number of its tasks.
+        before: the values of the first tasks, if they were measured before.
+        after: is called after every dispatch with the values of its tasks.
 
     Returns:
         The mean of each seed, by the measure's name.
     """
-    parts: list[dict[str, np.ndarray]] = []  # by the measure's name: [seeds, tasks]
-    done = 0
+    parts = [before] if before else []
+    done = sum(_tasks_of(part) for part in parts)
     while done < config.eval_samples:
         outcomes = _eval_tasks(config, program, data, name, shots, states, mesh, done)[1]
-        parts.append(kind_of(config).measures(config, outcomes))
-        tasks = min(next(iter(parts[-1].values())).shape[1], config.eval_samples - done)
-        done += tasks
-        after(tasks)
+        measured = kind_of(config).measures(config, outcomes)
+        parts.append({name: x[:, : config.eval_samples - done] for name, x in measured.items()})
+        done += _tasks_of(parts[-1])
+        after(parts[-1])
     whole = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
-    return {name: [mean_over_tasks(x[: config.eval_samples]) for x in values] for name, values in whole.items()}
+    return {name: [mean_over_tasks(x) for x in values] for name, values in whole.items()}
+
+
+def _tasks_of(values: Values) -> int:
+    return next(iter(values.values())).shape[1]
 
 
 def label_of(config: ConfigDict) -> str:

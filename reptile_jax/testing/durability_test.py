@@ -329,8 +329,12 @@ def test_a_signal_in_the_evaluation_ends_it_and_loses_nothing(tmp_path, number, 
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == status
-    assert stderr.splitlines()[-1].startswith("interrupted in the evaluation; the training is saved")
+    assert stderr.splitlines()[-1] == "interrupted in the evaluation, saved: the same command goes on from there"
     assert checkpoint.newest(tmp_path / "run") == 1 and not (tmp_path / "run" / "results.json").exists()
+    process = start(tmp_path / "run", **fields)
+    wait_for(process, lambda: process.stderr.readline().startswith("Resuming the evaluation in"))
+    process.send_signal(number)
+    assert process.communicate(timeout=60) and process.returncode == status
 
 
 def test_a_second_interrupt_ends_the_program_at_once(tmp_path):
