@@ -5,7 +5,9 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-OF_THE_CHECKOUT = {("reptile_jax.results", name) for name in ("__main__", "tables", "search")}  # they make its README
+OF_THE_CHECKOUT = {
+    ("reptile_jax.results", name) for name in ("__main__", "runs", "search", "tables")
+}  # they make its README
 
 
 class BuildPy(build_py):

@@ -1,40 +1,26 @@
 """The published runs: copies them into results/, and writes the tables and plots of the READMEs.
 
-    python -m reptile_jax.results            # writes tables and plots from the runs in results/
-    python -m reptile_jax.results WORKDIR    # first copies the run of a workdir into results/, under its name
-
-A kept run consists of its config.json, its results.json and its metrics.jsonl, averaged over equal parts of the run.
-Runs with shipped weights also have a weights file, and some runs have pictures.
+python -m reptile_jax.results            # writes tables and plots from the runs in results/
+python -m reptile_jax.results WORKDIR    # first copies the run of a workdir into results/, under its name
 """
 
-import importlib
 import json
 import re
-import shlex
-import shutil
 import textwrap
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from configs import default
-from reptile_jax.config import field_names, get_field
 from reptile_jax.files import replace_text
+from reptile_jax.results.runs import RESULTS, Run, config_of, keep, kept
 from reptile_jax.results.search import VARIANTS
-from reptile_jax.run import saved_config
-from reptile_jax.run.metrics import read_rows, smoothed
+from reptile_jax.run.metrics import smoothed
 from reptile_jax.run.plots import accuracy_curves
-from reptile_jax.run.pretrained import export
 
-RESULTS = Path(__file__).parent
 READMES = (RESULTS.parents[1] / "README.md", RESULTS / "README.md")  # the files with tables
-ROWS = 100  # rows that a kept run has in metrics.jsonl
 WINDOW = 10  # rows that each point of a plot averages
 WIDTH = 116  # characters in a line of a shown command
-WITH_WEIGHTS = ("omniglot_5way", "omniglot_20way", "omniglot_fast_5way", "omniglot_fast_20way")  # kept with weights
-PICTURES = dict.fromkeys(WITH_WEIGHTS, ("tasks.png",)) | {"sinusoid": ("tasks.png", "learning_curve.png")}
 
 WAVES = {  # runs on sine waves -> config and title
     "sinusoid": ("sinusoid", "Reptile"),
@@ -58,8 +44,6 @@ COMBINATIONS = {  # in per cent, final accuracies of the paper's figure 3
     **{"mean2": 89.9, "mean3": 93.8, "mean4": 95.0},
     **{"last2": 93.3, "last3": 93.0, "last4": 94.3},
 }
-
-
 SETTINGS = {  # (protocol, shots) -> title, for runs that the paper does not have
     (protocol, shots): f"{shots}-shot, {protocol}" for shots in (1, 5) for protocol in ("transductive", "inductive")
 }
@@ -71,87 +55,6 @@ FOML = {  # run -> config and title
     "omniglot_5way_reptile": ("omniglot_1shot_5way", "Reptile"),
     "omniglot_5way_foml": ("omniglot_foml_5way", "first-order MAML"),
 }
-
-
-class Run(NamedTuple):
-    """A kept run.
-
-    Attributes:
-        config: every field.
-        results: as in results.json.
-        rows: means over equal parts of the run, as in metrics.jsonl; `step` is the last of a part.
-    """
-
-    config: ConfigDict
-    results: dict[str, Any]
-    rows: list[dict[str, float]]
-
-    def hours(self) -> str:
-        """Returns how long the meta-iterations took, without learning curves and evaluation."""
-        steps = np.diff([0, *(row["step"] for row in self.rows)])
-        hours = np.sum(steps / np.array([row["meta_iters_per_second"] for row in self.rows])) / 3600
-        minutes = f"{60 * hours:.0f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
-        return f"{hours:.1f} h" if hours >= 1 else minutes
-
-    def command(self, file: str) -> str:
-        """Returns the command that repeats the run: a file of configs/, and every field that differs from it."""
-        before, now = _config(file), self.config
-        names = [name for name in field_names(now) if get_field(before, name) != get_field(now, name)]
-        changed = [f"--config.{name}={get_field(now, name)}".replace(" ", "") for name in names]
-        module, colon, argument = file.partition(":")
-        return f"main.py {shlex.join([f'--config=configs/{module}.py{colon}{argument}', *changed])}"
-
-    def facts(self) -> str:
-        """Returns what was run, in words."""
-        tasks, iterations = f"{self.config.eval_samples:,} test tasks", f"{self.config.meta_iters:,} meta-iterations"
-        return f"{iterations} in {self.hours()}, {tasks}"
-
-    def accuracy(self, protocol: str, shots: int) -> str:
-        """Returns the test accuracy in per cent, ± its 95% interval or the standard deviation over seeds."""
-        result = self.results["test"][protocol][str(shots)]
-        return f"{100 * result['accuracy']:.2f} ± {100 * result['std' if 'std' in result else 'ci95']:.2f}"
-
-
-def keep(workdir: Path) -> None:
-    """Copies the run of a workdir into results/, under its name.
-
-    Raises:
-        ValueError: the run was evaluated with a config that is not its own.
-    """
-    folder = RESULTS / workdir.name
-    measured = json.loads((workdir / "results.json").read_text())["test"]
-    config = saved_config.read(workdir, default.get_config())
-    for result in (result for by_shots in measured.values() for result in by_shots.values()):
-        for of_seed in result.get("seeds", {"": result}).values():
-            if (tasks := of_seed["tasks"]) != config.eval_samples:
-                raise ValueError(f"{workdir}: {tasks} tasks were evaluated, but eval_samples={config.eval_samples}")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "results.json"):
-        shutil.copy(workdir / name, folder / name)
-    for picture in PICTURES.get(workdir.name, ()):
-        shutil.copy(workdir / picture, folder / picture)
-    if workdir.name in WITH_WEIGHTS:
-        export(workdir, folder / "weights.safetensors", config.seed)
-    rows = thinned(read_rows(workdir / "metrics.jsonl"), ROWS)
-    replace_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def kept(name: str) -> Run:
-    """Reads a kept run."""
-    folder = RESULTS / name
-    config = saved_config.read(folder, default.get_config())
-    return Run(config, json.loads((folder / "results.json").read_text()), read_rows(folder / "metrics.jsonl"))
-
-
-def thinned(rows: list[dict[str, Any]], count: int) -> list[dict[str, float]]:
-    """Averages rows over `count` equal parts, or fewer if there are fewer rows; rates are averaged as times."""
-    means = []
-    for part in np.array_split(np.arange(len(rows)), min(count, len(rows))):
-        inside = [rows[i] for i in part]
-        mean = {name: float(np.mean([row[name] for row in inside])) for name in inside[0]}
-        mean["meta_iters_per_second"] = len(inside) / sum(1 / row["meta_iters_per_second"] for row in inside)
-        means.append(mean | {"step": inside[-1]["step"]})
-    return means
 
 
 def headline_table() -> str:
@@ -290,7 +193,7 @@ def _accuracies() -> list[list[str]]:
 
 def _length(run: Run, file: str) -> str:
     """Returns the meta-iterations of a run, and those of its config where they differ."""
-    whole = _config(file).meta_iters
+    whole = config_of(file).meta_iters
     return f"{run.config.meta_iters:,}" + ("" if whole == run.config.meta_iters else f" of {whole:,}")
 
 
@@ -360,12 +263,6 @@ def draw() -> None:
                 drawn[label] = [row["step"] / (60 * pace if pace else 1) for row in rows], list(accuracies)
             axis = f"minutes at {pace} meta-iterations/s" if pace else "meta-iterations"
             accuracy_curves(drawn, title, RESULTS / f"{figure}.png", axis)
-
-
-def _config(file: str) -> ConfigDict:
-    """Returns a config by its file in configs/ and, after a colon, its argument."""
-    module, _, argument = file.partition(":")
-    return importlib.import_module(f"configs.{module}").get_config(*([argument] if argument else []))
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

@@ -67,7 +67,9 @@ class Unfinished:
         """Writes the file, if its last write was a while ago or the values shall be there `at_once`."""
         if self._file is None or not (at_once or time.monotonic() - self._written > SECONDS):
             return
-        content = {f"{series}/{name}": x for series, values in self._series.items() for name, x in values.items()}
+        content: dict[str, Any] = {
+            f"{series}/{name}": x for series, values in self._series.items() for name, x in values.items()
+        }
         buffer = io.BytesIO()
         np.savez(buffer, of=self._of, **content)
         replace_bytes(self._file, buffer.getvalue())

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 import reptile_jax.run.train
-from reptile_jax.results import tables
+from reptile_jax.results import runs
 from reptile_jax.testing.small_runs import MAIN, run, typed
 
 TABLE = [
@@ -177,7 +177,7 @@ def test_a_config_of_ones_own_by_a_relative_path(tmp_path):
 
 def test_the_config_of_a_run(tmp_path):
     """Flags before and after it apply, too; false, true and lists are in JSON."""
-    file = tables.RESULTS / "omniglot_5way" / "config.json"
+    file = runs.RESULTS / "omniglot_5way" / "config.json"
     for given in ([f"--config={file}", "--config.classes=424"], ["--config.classes=424", f"--config={file}"]):
         refused(typed(*given, cwd=tmp_path), "classes=424 exceeds the 423 test classes of omniglot")
     (tmp_path / "config.json").write_text(file.read_text()[:100])

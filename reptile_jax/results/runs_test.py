@@ -1,0 +1,153 @@
+"""Tests that a kept run is the run of its workdir, and that its weights give what is said of them."""
+
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import gradient_combinations
+from reptile_jax.results import runs
+from reptile_jax.run import pretrained
+from reptile_jax.run.metrics import read_rows
+from reptile_jax.run.pretrained import SHIPPED
+from reptile_jax.testing.small_images import members, write_folder
+from reptile_jax.testing.small_runs import SMALL, run, typed
+
+ARCHIVES = os.environ.get("REPTILE_OMNIGLOT")
+IMAGES = {
+    "data__size": 8, "model__filters": 8, "classes": 3, "shots": 1, "train_shots": 3, "inner_iters": 2,
+    "meta_batch": 2, "meta_iters": 4, "eval_iters": 3, "eval_samples": 10, "eval_shots": (1,), "eval_interval": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    done = run("--workdir=omniglot_5way_seeds", cwd=folder, **SMALL | {"eval_shots": "(1,5)", "num_seeds": 2})
+    assert done.returncode == 0, done.stderr
+    return folder / "omniglot_5way_seeds"
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "RESULTS", tmp_path / "results")
+    return tmp_path / "results"
+
+
+def agree(a, b):
+    """Returns whether accuracies differ by at most four standard errors."""
+    return abs(a["accuracy"] - b["accuracy"]) <= 4 * np.hypot(a["ci95"], b["ci95"]) / 1.96
+
+
+@pytest.mark.skipif(not ARCHIVES, reason="real Omniglot: REPTILE_OMNIGLOT=DIR names the folder of its archives")
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_weights_are_as_good_as_the_readme_says(tmp_path, name):
+    fields = {"data__archives": ARCHIVES, "data__dir": "tfds", "eval_samples": 500}
+    done = run("--mode=eval", f"--pretrained={name}", config=None, cwd=tmp_path, **fields)
+    assert done.returncode == 0, done.stderr
+    measured, said = json.loads((tmp_path / "runs" / name / "results.json").read_text()), runs.kept(name).results
+    assert measured["meta_iters"] == said["meta_iters"]
+    for protocol in ("transductive", "inductive"):
+        for shots in ("1", "5"):
+            kept = said["test"][protocol][shots]
+            kept = kept["seeds"]["0"] if "seeds" in kept else kept
+            assert agree(measured["test"][protocol][shots], kept)
+    assert not agree(measured["test"]["inductive"]["1"], kept), "a check that cannot fail"  # 5-shot
+
+
+def test_shipped_weights_are_of_the_kept_runs():
+    assert sorted(SHIPPED) == sorted(runs.WITH_WEIGHTS)
+    for name in SHIPPED:
+        config, states = pretrained.load(name)
+        kept = runs.kept(name)
+        assert json.loads(config.to_json()) == json.loads(kept.config.to_json()) | {"num_seeds": 1}  # the first seed
+        assert int(states.iteration[0]) == kept.config.meta_iters == kept.results["meta_iters"]
+    assert sum(file.stat().st_size for file in SHIPPED.values()) < 4e6
+
+
+def test_a_kept_run_is_the_run_of_its_workdir(workdir, results):
+    runs.keep(workdir)
+    whole, kept = read_rows(workdir / "metrics.jsonl"), runs.kept("omniglot_5way_seeds")
+    assert kept.results == json.loads((workdir / "results.json").read_text()) and kept.config.num_seeds == 2
+    assert [row["step"] for row in kept.rows] == [row["step"] for row in whole]
+    other = shutil.copytree(workdir, results / "other")
+    (other / "results.json").write_text(json.dumps(kept.results).replace('"tasks": 12', '"tasks": 7'))
+    with pytest.raises(ValueError, match=r"7 tasks were evaluated, but eval_samples=12"):
+        runs.keep(other)
+
+
+def test_the_hours_of_a_run_are_those_of_its_meta_iterations():
+    rows = [{"step": 900, "meta_iters_per_second": 1.0}, {"step": 1500, "meta_iters_per_second": 2.0}]
+    assert runs.Run(None, {}, rows).hours() == "20 min"  # 900 s and 300 s
+    assert runs.Run(None, {}, rows[:1]).hours() == "15 min"
+    assert runs.Run(None, {}, [{"step": 90, "meta_iters_per_second": 4.5}]).hours() == "20 s"
+    assert runs.Run(None, {}, [{"step": 9000, "meta_iters_per_second": 1.0}]).hours() == "2.5 h"
+
+
+def test_thinned_rows_are_means_of_equal_parts():
+    rng = np.random.default_rng(0)
+    rows = [
+        {"step": 10 * i, "test_accuracy": float(rng.random()), "meta_iters_per_second": float(rng.uniform(1, 9))}
+        for i in range(1, 31)
+    ]
+    thin = runs.thinned(rows, 6)
+    assert [row["step"] for row in thin] == [50, 100, 150, 200, 250, 300]
+    for i, row in enumerate(thin):
+        inside = rows[5 * i : 5 * i + 5]
+        assert row["test_accuracy"] == pytest.approx(sum(r["test_accuracy"] for r in inside) / 5)
+        assert 50 / row["meta_iters_per_second"] == pytest.approx(sum(10 / r["meta_iters_per_second"] for r in inside))
+    assert runs.thinned(rows[:3], 6) == rows[:3]
+
+
+def test_the_command_names_what_differs(workdir, results):
+    runs.keep(workdir)
+    command = runs.kept("omniglot_5way_seeds").command("quickstart")
+    assert command.startswith("main.py --config=configs/quickstart.py --config.")
+    fields = dict(re.findall(r"--config\.(\w+)=([^ `']+)", command))
+    assert fields.pop("num_seeds") == "2" and fields.pop("eval_shots") == "(1,5)" and len(fields) > 5
+    assert all(str(SMALL[name]) == value for name, value in fields.items())
+    own = runs.Run(gradient_combinations.get_config("sum2"), {}, []).command("gradient_combinations:sum2")
+    assert own == "main.py --config=configs/gradient_combinations.py:sum2"
+    narrow = gradient_combinations.get_config("sum2")
+    narrow.model.filters = 32
+    assert runs.Run(narrow, {}, []).command("gradient_combinations:sum2") == f"{own} --config.model.filters=32"
+
+
+@pytest.fixture
+def on_images(tmp_path, results, monkeypatch):
+    """Keeps a run on images with its weights, under the name "photos"; returns the folder of its images."""
+    monkeypatch.setattr(runs, "WITH_WEIGHTS", ("photos",))
+    images = tmp_path / "images"
+    for name, letters in (("train", "abcd"), ("test", "efg")):
+        write_folder(images / name, members(dict.fromkeys(letters, 6)))
+    done = run("--workdir=runs/photos", config="images", cwd=tmp_path, data__dir=images, **IMAGES)
+    assert done.returncode == 0, done.stderr
+    runs.keep(tmp_path / "runs" / "photos")
+    monkeypatch.setitem(SHIPPED, "photos", results / "photos" / "weights.safetensors")
+    return images
+
+
+def test_kept_weights_serve_with_another_copy_of_the_images(on_images, tmp_path, results):
+    for file in on_images.rglob("*.png"):
+        Image.open(file).point(lambda value: value ^ 1).save(file)
+    evaluate = ["--mode=eval", f"--config.data.dir={on_images}"]
+    own = typed(*evaluate, "--pretrained=runs/photos", "--workdir=own", cwd=tmp_path)
+    assert own.returncode == 1 and "holds other images than" in own.stderr
+    done = typed(*evaluate, "--pretrained=photos", "--workdir=evaluated", "--config.eval_samples=20", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    runs.keep(tmp_path / "evaluated")
+    kept = runs.kept("evaluated")
+    assert kept.rows == [] and kept.facts() == "20 test tasks" and kept.results["test"]["inductive"]["1"]["tasks"] == 20
+    assert kept.command("images").startswith("main.py --mode=eval --pretrained=photos --config=configs/images.py ")
+    assert [file.name for file in (results / "evaluated").iterdir()] == ["results.json"]
+
+
+def test_what_is_kept_names_no_folder_of_the_machine(on_images, results):
+    for file in (results / "photos").iterdir():
+        assert str(on_images).encode() not in file.read_bytes()
+    assert runs.kept("photos").command("images").endswith(" --config.data.dir=DIR")
+    assert str(on_images) in (on_images.parent / "runs" / "photos" / "config.json").read_text()
