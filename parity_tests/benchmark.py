@@ -27,11 +27,13 @@ from reptile_jax.devices import TASKS, best_cpu_devices, mesh_of, usable_cores
 from reptile_jax.run.evaluate import label_of
 from reptile_jax.run.programs import network_of
 from reptile_jax.tasks import kind_of
+from reptile_torch_ref.model import MEMORY as LAYOUT
 
 ROUNDS = 7  # how often each measurement is taken; the measurements take turns
 SECONDS = 1.5  # about how long one measurement takes
 SIZES = (1024, 2048, 4096)  # of the matrix products with which the rates are compared
 PARTS = ("sampling", "optimiser", "backward")  # of a training step, in the order in which they are removed
+DEFAULT_LAYOUT = "train beside PyTorch's default layout"  # measured if the reference has its channels last
 MEMORY = (5, 100)  # number of measurements of the training process's memory, and of meta-iterations between them
 
 
@@ -107,9 +109,11 @@ def measure(name: str, config: ConfigDict) -> dict[str, Any]:
     sets = {count: kind_of(config).load(config, mesh) for count, mesh in meshes.items()}
     mesh, data = meshes[of_run], sets[of_run]
     batches = (1, config.meta_batch, 2 * config.meta_batch)
+    channels_last = LAYOUT[config.model.name] != torch.contiguous_format
     works = {
         "train, PyTorch": workloads.training_torch(config, data),
         "eval, PyTorch": workloads.evaluation_torch(config, data),
+        **({DEFAULT_LAYOUT: workloads.training_torch(config, data, torch.contiguous_format)} if channels_last else {}),
         **{f"product of {size}": workloads.products(size) for size in SIZES},
         **{f"without {n} parts": workloads.without(config, data, *PARTS[:n]) for n in range(len(PARTS) + 1)},
         "late": workloads.training(config, data, mesh, iteration=config.meta_iters * 9 // 10),
@@ -127,13 +131,20 @@ def measure(name: str, config: ConfigDict) -> dict[str, Any]:
 
     row("", "this program", "PyTorch reference", "ratio, pair by pair")
     row("---", "---", "---", "---")
-    for kind, unit in (("train", "meta-iterations/s"), ("eval", "tasks/s, both protocols")):
-        ours, theirs = rates[f"{kind} on {of_run}"], rates[f"{kind}, PyTorch"]
-        sides = {"jax": median(ours), "torch": median(theirs), "ratio": median(ours / theirs)}
-        row(f"{kind}, {unit}", *sides.values())
-        result[kind] = {"unit": unit}
-        for side, measured in sides.items():
-            result[kind] |= {side: measured.median, f"{side}_range": measured[1:]}
+    compared = {  # key in the results -> this program's work, the reference's, and what is printed
+        "train": (f"train on {of_run}", "train, PyTorch", "train, meta-iterations/s"),
+        "eval": (f"eval on {of_run}", "eval, PyTorch", "eval, tasks/s, both protocols"),
+    }
+    if channels_last:
+        title = f"{DEFAULT_LAYOUT}, meta-iterations/s"
+        compared["train_default_layout"] = (f"train on {of_run}", DEFAULT_LAYOUT, title)
+    for key, (ours, theirs, title) in compared.items():
+        sides = {"jax": rates[ours], "torch": rates[theirs], "ratio": rates[ours] / rates[theirs]}
+        measured = {side: median(values) for side, values in sides.items()}
+        row(title, *measured.values())
+        result[key] = {"unit": title.split(", ")[1]}
+        for side, each in measured.items():
+            result[key] |= {side: each.median, f"{side}_range": each[1:]}
 
     speed = rates[f"train on {of_run}"]
     size = max(SIZES, key=lambda size: size**3 * median(rates[f"product of {size}"]).median)

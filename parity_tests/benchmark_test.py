@@ -6,13 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from configs import miniimagenet_1shot_5way, omniglot_1shot_5way, omniglot_1shot_20way
-from parity_tests import benchmark
+from parity_tests import benchmark, workloads
 from reptile_jax.config import ConfigError
+from reptile_jax.devices import mesh_of
 from reptile_jax.networks.mini_imagenet import MiniImageNetClassifier
 from reptile_jax.networks.omniglot import OmniglotClassifier
+from reptile_jax.tasks import kind_of
 from reptile_jax.testing.small_runs import small
+from reptile_torch_ref import model, reptile
 
 
 @pytest.mark.parametrize(
@@ -32,14 +36,16 @@ def test_operations_are_those_that_xla_counts(module, network):
     assert 0.9 < benchmark.flops(config) / (steps * counted) < 1  # XLA also counts batch norm, ReLU and all else
 
 
-def test_a_benchmark_of_one_round(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("network", "more"), [("omniglot", []), ("miniimagenet", ["train_default_layout"])])
+def test_a_benchmark_of_one_round(tmp_path, monkeypatch, capsys, network, more):
     monkeypatch.setattr(benchmark, "ROUNDS", 3)
     monkeypatch.setattr(benchmark, "SECONDS", 0.01)
     monkeypatch.setattr(benchmark, "MEMORY", (2, 3))
-    config = small(meta_iters=100)
+    config = small(meta_iters=100, **{"model.name": network})
     benchmark.run({"small": config}, tmp_path / "run")
     results = json.loads((tmp_path / "run" / "benchmark.json").read_text())
-    for kind in ("train", "eval"):
+    assert [name for name in results["small"] if name.startswith("train")] == ["train", *more]
+    for kind in ("train", "eval", *more):
         measured = results["small"][kind]
         for side in ("jax", "torch", "ratio"):
             low, high = measured[f"{side}_range"]
@@ -63,6 +69,18 @@ def test_a_benchmark_of_one_round(tmp_path, monkeypatch, capsys):
     assert process["peak_megabytes"] >= max(process["resident_megabytes"].values())
     printed = capsys.readouterr().out
     assert "small on glyphs (synthetic)" in printed and "| train, meta-iterations/s | " in printed
+
+
+def test_the_default_layout_is_pytorchs(monkeypatch):
+    config, used = small(meta_iters=100, **{"model.name": "miniimagenet"}), []
+    data = kind_of(config).load(config, mesh_of(config))
+    plain = reptile.meta_iteration
+    noted = lambda *arguments: used.append(model.MEMORY["miniimagenet"]) or plain(*arguments)  # noqa: E731
+    monkeypatch.setattr(reptile, "meta_iteration", noted)
+    for memory in (torch.contiguous_format, None):
+        workloads.training_torch(config, data, memory)(1)
+    assert used == [torch.contiguous_format, torch.channels_last]
+    assert model.MEMORY["miniimagenet"] == torch.channels_last
 
 
 def test_several_seeds_are_refused(tmp_path):

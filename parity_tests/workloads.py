@@ -1,6 +1,7 @@
 """The work that the benchmark times: each function returns a `Work`, which compiles when it is first called."""
 
 from collections.abc import Callable
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ from reptile_jax.run.train import curve_keys
 from reptile_jax.tasks import Data
 from reptile_jax.tasks.kind import Source
 from reptile_torch_ref import reptile
+from reptile_torch_ref.model import MEMORY
 from reptile_torch_ref.train import inner_of
 
 EVAL_TASKS = 10  # on each device in one dispatch
@@ -95,21 +97,28 @@ def first_seed(data: Data) -> Source:
     return shared, jax.tree.map(lambda x: x[0], of_seeds)
 
 
-def training_torch(config: ConfigDict, data: Data) -> Work:
-    """Returns meta-iterations of the PyTorch reference, on the first episodes of the training program."""
+def training_torch(config: ConfigDict, data: Data, memory: torch.memory_format | None = None) -> Work:
+    """Returns meta-iterations of the PyTorch reference, on the first episodes of the training program.
+
+    Args:
+        config: the run's config.
+        data: what the tasks are sampled from.
+        memory: how images lie in memory; None means as the reference has them.
+    """
     tasks, pixels, scale = [], torch.from_numpy(np.array(data.source[0])), DATA_SETS[config.data.name].scale
     for i in range(EPISODES):
         numbers = jnp.arange(config.meta_batch)
         sampled = sample_meta_batch(config, config.seed, i, first_seed(data), data.pools["train"], numbers)
         made = bridge.train_tasks(sampled, pixels)
         tasks.append([[(images / scale, labels) for images, labels in batches] for batches in made])
-    state, inner = torch_state(config), inner_of(config)
+    state, inner, network = torch_state(config), inner_of(config), config.model.name
 
     def work(amount: int) -> None:
         nonlocal state
-        for i in range(amount):
-            step = reptile.meta_step_at(i, config.meta_iters, config.meta_step, config.meta_step_final)
-            state = reptile.meta_iteration(state, tasks[i % EPISODES], step, inner, config.foml)
+        with mock.patch.dict(MEMORY, {network: memory or MEMORY[network]}):
+            for i in range(amount):
+                step = reptile.meta_step_at(i, config.meta_iters, config.meta_step, config.meta_step_final)
+                state = reptile.meta_iteration(state, tasks[i % EPISODES], step, inner, config.foml)
 
     return work
 
