@@ -131,18 +131,17 @@ def measure(name: str, config: ConfigDict) -> dict[str, Any]:
 
     row("", "this program", "PyTorch reference", "ratio, pair by pair")
     row("---", "---", "---", "---")
-    compared = {  # key in the results -> this program's work, the reference's, and what is printed
-        "train": (f"train on {of_run}", "train, PyTorch", "train, meta-iterations/s"),
-        "eval": (f"eval on {of_run}", "eval, PyTorch", "eval, tasks/s, both protocols"),
+    compared = {  # key in the results -> this program's work, the reference's, what is printed, and the unit
+        "train": (f"train on {of_run}", "train, PyTorch", "train", "meta-iterations/s"),
+        "eval": (f"eval on {of_run}", "eval, PyTorch", "eval", "tasks/s, both protocols"),
     }
     if channels_last:
-        title = f"{DEFAULT_LAYOUT}, meta-iterations/s"
-        compared["train_default_layout"] = (f"train on {of_run}", DEFAULT_LAYOUT, title)
-    for key, (ours, theirs, title) in compared.items():
+        compared["train_default_layout"] = (f"train on {of_run}", *2 * (DEFAULT_LAYOUT,), "meta-iterations/s")
+    for key, (ours, theirs, title, unit) in compared.items():
         sides = {"jax": rates[ours], "torch": rates[theirs], "ratio": rates[ours] / rates[theirs]}
         measured = {side: median(values) for side, values in sides.items()}
-        row(title, *measured.values())
-        result[key] = {"unit": title.split(", ")[1]}
+        row(f"{title}, {unit}", *measured.values())
+        result[key] = {"unit": unit}
         for side, each in measured.items():
             result[key] |= {side: each.median, f"{side}_range": each[1:]}
 

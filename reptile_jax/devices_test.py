@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -114,6 +115,32 @@ def test_a_signal_to_one_of_two_processes_saves_the_run_of_both(whole, tmp_path)
     assert same_bits(state_of(tmp_path / "run", config), state_of(whole, config))
     results = [json.loads((folder / "results.json").read_text()) for folder in (whole, tmp_path / "run")]
     assert results[0] == results[1]
+
+
+def test_an_evaluation_of_two_processes_goes_on_after_a_signal(whole, tmp_path):
+    run = shutil.copytree(whole, tmp_path / "run")
+    (run / "results.json").unlink()
+    (run / ".lock").unlink()
+    words = ("--mode=eval", "--workdir=run", "--config.eval_samples=1000")
+    processes = start(2, tmp_path, *words, config=None)
+    deadline = time.monotonic() + 300
+    while not (run / ".lock").exists():
+        assert processes[0].poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(1)
+    processes[1].send_signal(signal.SIGTERM)
+    ended = finish(processes)
+    assert [status for status, *_ in ended] == [143, 143], ended
+    (unfinished,) = run.glob("unfinished_evaluation_*")
+    alone = shutil.copytree(run, tmp_path / "alone")
+    again = finish(start(2, tmp_path, *words, config=None))
+    assert [status for status, *_ in again] == [0, 0], again
+    assert "Resuming the evaluation in run at task" in again[0][2] and not unfinished.exists()
+    (alone / unfinished.name).unlink()
+    fresh = finish(start(2, tmp_path, "--mode=eval", "--workdir=alone", *words[2:], config=None))
+    assert [status for status, *_ in fresh] == [0, 0] and "Resuming" not in fresh[0][2]
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("run", "alone")]
+    assert results[0]["test"] == results[1]["test"]
 
 
 def test_what_one_process_cannot_do_ends_both(tmp_path):

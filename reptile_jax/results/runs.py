@@ -80,14 +80,19 @@ def keep(workdir: Path) -> None:
     such as one that was compressed in another way.
 
     Raises:
-        ValueError: the run was evaluated with a config that is not its own.
+        ValueError: the run was evaluated with other fields than its config's; or the evaluation is not of shipped
+            weights, or would replace a kept run.
     """
     folder, config = RESULTS / workdir.name, saved_config.read(workdir, default.get_config())
     results = json.loads((workdir / "results.json").read_text())
-    for result in (result for by_shots in results["test"].values() for result in by_shots.values()):
-        for of_seed in result.get("seeds", {"": result}).values():
-            if (tasks := of_seed["tasks"]) != config.eval_samples:
-                raise ValueError(f"{workdir}: {tasks} tasks were evaluated, but eval_samples={config.eval_samples}")
+    if not is_run(workdir):
+        if (source := results["weights"]["source"]) not in SHIPPED:
+            raise ValueError(f"{workdir} holds an evaluation of {source}: evaluate shipped weights")
+        if (folder / "config.json").exists():
+            raise ValueError(f"{workdir} holds an evaluation alone, and {folder} a run: give the workdir another name")
+    elif (evaluated := saved_config.parse(json.dumps(results["config"]), workdir, default.get_config())) != config:
+        fields = [name for name in field_names(config) if get_field(evaluated, name) != get_field(config, name)]
+        raise ValueError(f"{workdir} was evaluated with other fields than those of its config: {', '.join(fields)}")
     folder.mkdir(parents=True, exist_ok=True)
     config.data.dir = config.data.archives = ""
     results["config"] = json.loads(config.to_json())

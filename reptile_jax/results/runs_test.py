@@ -74,10 +74,15 @@ def test_a_kept_run_is_the_run_of_its_workdir(workdir, results):
     whole, kept = read_rows(workdir / "metrics.jsonl"), runs.kept("omniglot_5way_seeds")
     assert kept.results == json.loads((workdir / "results.json").read_text()) and kept.config.num_seeds == 2
     assert [row["step"] for row in kept.rows] == [row["step"] for row in whole]
-    other = shutil.copytree(workdir, results / "other")
-    (other / "results.json").write_text(json.dumps(kept.results).replace('"tasks": 12', '"tasks": 7'))
-    with pytest.raises(ValueError, match=r"7 tasks were evaluated, but eval_samples=12"):
+    before = (results / "omniglot_5way_seeds" / "results.json").read_bytes()
+    other = shutil.copytree(workdir, results.parent / "omniglot_5way_seeds")
+    evaluation = [f"--workdir={other}", "--config.eval_samples=7", "--config.eval_seed=5"]
+    assert typed("--mode=eval", *evaluation, cwd=results.parent).returncode == 0
+    with pytest.raises(
+        ValueError, match="was evaluated with other fields than those of its config: eval_samples, eval_seed"
+    ):
         runs.keep(other)
+    assert (results / "omniglot_5way_seeds" / "results.json").read_bytes() == before
 
 
 def test_the_hours_of_a_run_are_those_of_its_meta_iterations():
@@ -121,6 +126,7 @@ def test_the_command_names_what_differs(workdir, results):
 def on_images(tmp_path, results, monkeypatch):
     """Keeps a run on images with its weights, under the name "photos"; returns the folder of its images."""
     monkeypatch.setattr(runs, "WITH_WEIGHTS", ("photos",))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     images = tmp_path / "images"
     for name, letters in (("train", "abcd"), ("test", "efg")):
         write_folder(images / name, members(dict.fromkeys(letters, 6)))
@@ -144,6 +150,23 @@ def test_kept_weights_serve_with_another_copy_of_the_images(on_images, tmp_path,
     assert kept.rows == [] and kept.facts() == "20 test tasks" and kept.results["test"]["inductive"]["1"]["tasks"] == 20
     assert kept.command("images").startswith("main.py --mode=eval --pretrained=photos --config=configs/images.py ")
     assert [file.name for file in (results / "evaluated").iterdir()] == ["results.json"]
+    assert str(on_images) not in (results / "evaluated" / "results.json").read_text()
+
+
+def test_an_evaluation_alone_replaces_no_run_and_is_of_shipped_weights(on_images, tmp_path, results):
+    before = {file: file.read_bytes() for file in (results / "photos").iterdir()}
+    other = tmp_path / "other" / "photos"
+    evaluate = ["--mode=eval", f"--config.data.dir={on_images}", f"--workdir={other}"]
+    assert typed(*evaluate, "--pretrained=photos", cwd=tmp_path).returncode == 0
+    with pytest.raises(ValueError, match=r"holds an evaluation alone, and .* a run: give the workdir another name"):
+        runs.keep(other)
+    assert {file: file.read_bytes() for file in (results / "photos").iterdir()} == before
+    own = other.rename(tmp_path / "own")
+    assert typed(*evaluate[:2], f"--workdir={own}", "--pretrained=runs/photos", cwd=tmp_path).returncode == 0
+    with pytest.raises(
+        ValueError, match=r"holds an evaluation of .*runs/photos/checkpoints/4: evaluate shipped weights"
+    ):
+        runs.keep(own)
 
 
 def test_what_is_kept_names_no_folder_of_the_machine(on_images, results):

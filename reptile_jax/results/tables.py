@@ -1,4 +1,4 @@
-"""The published runs: copies them into results/, and writes the tables and plots of the READMEs.
+"""The published runs: copies them into results/ (see `runs`), and writes the tables and plots of the READMEs.
 
 python -m reptile_jax.results            # writes tables and plots from the runs in results/
 python -m reptile_jax.results WORKDIR    # first copies the run of a workdir into results/, under its name

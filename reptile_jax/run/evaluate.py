@@ -16,17 +16,16 @@ from jax import random
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from reptile_jax.config import eval_shots, seeds_of
+from reptile_jax.config import eval_shots, field_names, get_field, seeds_of
 from reptile_jax.data import DATA_SETS
-from reptile_jax.devices import SEEDS, TASKS, agreed, is_main, put, together
+from reptile_jax.devices import SEEDS, TASKS, agreed, is_main, machine, put
 from reptile_jax.files import replace_text
-from reptile_jax.meta.inner_loop import Params
 from reptile_jax.meta.reptile import MetaState
 from reptile_jax.meta.statistics import Mean, mean_over_tasks
 from reptile_jax.progress import progress_bar
 from reptile_jax.run.interrupt import Interrupted, Stop
 from reptile_jax.run.programs import eval_program, initial_states
-from reptile_jax.run.unfinished import Unfinished, Values
+from reptile_jax.run.unfinished import Series, Unfinished, Values
 from reptile_jax.tasks import Data, kind_of
 
 # The most that one device computes in a dispatch, because a signal waits for the end of the dispatch.
@@ -54,6 +53,7 @@ def evaluate(
         classification are the two protocols.
 
     Raises:
+        ConfigError: the processes find different unfinished evaluations in the workdir.
         Interrupted: a signal arrived; raised between two dispatches, after the values so far were saved.
     """
     kind = kind_of(config)
@@ -69,28 +69,28 @@ def evaluate(
     if config.eval_untrained:
         starts["untrained"] = put(mesh, initial_states(config))
     total = len(starts) * len(programs) * len(sets) * config.eval_samples
-    with together():  # every process reads the file before one of them writes it
-        identity = {"weights": results["weights"], "config": results["config"], "data": data.fingerprint}
-        unfinished = Unfinished(workdir, identity)
-    if is_main() and unfinished.tasks():
-        print(f"Resuming the evaluation in {workdir} at task {unfinished.tasks()} of {total}.", file=sys.stderr)
-    with progress_bar("evaluate", total, "task", unfinished.tasks(), is_main()) as bar:
+    series = list(itertools.product(starts, programs, sets))
+    unfinished = Unfinished(workdir, _identity(config, states, data), machine(mesh))
+    before = {each: unfinished.values(each, config.eval_samples) for each in series}
+    done = sum(map(_tasks_of, before.values()))
+    unfinished.say(done, total)
+    with progress_bar("evaluate", total, "task", done, is_main()) as bar:
 
-        def after(series: str, values: Values) -> None:
-            unfinished.add(series, values)
-            bar.update(unfinished.tasks() - bar.n)
+        def after(of_series: Series, values: Values) -> None:
+            unfinished.add(of_series, values)
+            bar.update(_tasks_of(values))
             number = agreed(stop.number)
-            if is_main():
-                unfinished.write(at_once=number != 0)
+            unfinished.write(at_once=number != 0)
             if number:
                 saved = ", saved: the same command goes on from there" if workdir is not None else ""
                 raise Interrupted(number, f"interrupted in the evaluation{saved}")
 
-        for (start, of_start), (shots, program), name in itertools.product(starts.items(), programs.items(), sets):
+        for each in series:
+            start, shots, name = each
             of_sets = results if start == "trained" else results.setdefault(start, {})
-            series = f"{start}/{name}/{shots}"
-            before, then = unfinished.values(series), partial(after, series)
-            measured = measure(config, program, data, name, shots, of_start, mesh, before, then)
+            measured = measure(
+                config, programs[shots], data, name, shots, starts[start], mesh, before[each], partial(after, each)
+            )
             for measure_name, means in measured.items():
                 by_shots = of_sets.setdefault(name, {}).setdefault(measure_name, {})
                 by_shots[str(shots)] = _summary(config, means)
@@ -140,7 +140,7 @@ def measure(
         The mean of each seed, by the measure's name.
     """
     parts = [before] if before else []
-    done = sum(_tasks_of(part) for part in parts)
+    done = _tasks_of(before or {})
     while done < config.eval_samples:
         outcomes = _eval_tasks(config, program, data, name, shots, states, mesh, done)[1]
         measured = kind_of(config).measures(config, outcomes)
@@ -152,7 +152,7 @@ def measure(
 
 
 def _tasks_of(values: Values) -> int:
-    return next(iter(values.values())).shape[1]
+    return next(iter(values.values())).shape[1] if values else 0
 
 
 def label_of(config: ConfigDict) -> str:
@@ -178,10 +178,23 @@ def _eval_tasks(
     return jax.device_get(program(states, data.source, pools, keys))
 
 
-def _digest(params: Params) -> str:
-    """Returns a checksum of weights."""
+# Fields on which the value of a task does not depend, but for rounding, once weights, set and shots are given.
+_OF_NO_TASK = frozenset(
+    {"data.dir", "data.archives", "shots", "meta_iters", "eval_samples", "eval_interval", "eval_set", "eval_train"}
+    | {"eval_untrained", "eval_shots", "transductive", "checkpoint_interval", "tasks_at_once", "convolution"}
+)
+
+
+def _identity(config: ConfigDict, states: MetaState, data: Data) -> dict[str, Any]:
+    """Returns what the value of every task depends on."""
+    fields = {name: get_field(config, name) for name in field_names(config) if name not in _OF_NO_TASK}
+    return {"state": _digest(states), "data": data.fingerprint, "fields": fields}
+
+
+def _digest(tree: Any) -> str:
+    """Returns a checksum of arrays, such as weights."""
     digest = hashlib.sha256()
-    for x in jax.tree.leaves(params):
+    for x in jax.tree.leaves(tree):
         digest.update(np.asarray(x).tobytes())
     return digest.hexdigest()
 

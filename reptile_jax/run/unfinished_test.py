@@ -1,12 +1,18 @@
 """Tests that an evaluation that was stopped goes on where it was, and gives what one without a stop gives."""
 
+import errno
 import signal
 
+import jax
 import numpy as np
 import pytest
 
+from reptile_jax.devices import mesh_of
 from reptile_jax.run import evaluate, train, unfinished
 from reptile_jax.run.interrupt import Interrupted
+from reptile_jax.run.pretrained import load_for
+from reptile_jax.run.unfinished import Unfinished
+from reptile_jax.tasks import kind_of
 from reptile_jax.testing.small_runs import small, small_waves
 
 PER_DISPATCH = 5  # so that a series of 12 tasks has three dispatches
@@ -52,47 +58,116 @@ def test_a_stopped_evaluation_goes_on_where_it_was(trained, tmp_path, monkeypatc
     assert results == whole
     assert first + second + rest == all_dispatches and len(all_dispatches) > 5
     left = {path.name for path in (tmp_path / "own").iterdir()}
-    assert unfinished.FILE not in left and left == {path.name for path in (tmp_path / "whole").iterdir()}
+    assert left == {path.name for path in (tmp_path / "whole").iterdir()}
 
 
-@pytest.mark.parametrize("change", [{"eval_seed": 7}, {"eval_samples": 11}])
-def test_another_evaluation_does_not_go_on_from_it(trained, tmp_path, monkeypatch, change):
-    config, workdir = trained
-    evaluated(config, workdir, tmp_path / "own", monkeypatch, stops_at=2)
+def changed(config, **fields):
     other = config.copy_and_resolve_references()
-    other.update(change)
-    results, dispatches = evaluated(other, workdir, tmp_path / "own", monkeypatch)
-    whole, all_dispatches = evaluated(other, workdir, tmp_path / "whole", monkeypatch)
-    assert results == whole and dispatches == all_dispatches
+    other.update_from_flattened_dict(fields)
+    return other
 
 
-def test_a_damaged_file_is_said_and_the_evaluation_starts_afresh(trained, tmp_path, monkeypatch, capsys):
+def test_more_or_fewer_tasks_and_sets_go_on_from_it(trained, tmp_path, monkeypatch):
     config, workdir = trained
-    whole, all_dispatches = evaluated(config, workdir, tmp_path / "whole", monkeypatch)
+    for fields in ({"eval_samples": 14, "eval_train": False}, {"eval_samples": 4, "eval_interval": 7}):
+        other = changed(config, **fields)
+        evaluated(config, workdir, tmp_path / "own", monkeypatch, stops_at=4)
+        whole, all_dispatches = evaluated(other, workdir, tmp_path / "whole", monkeypatch)
+        results, dispatches = evaluated(other, workdir, tmp_path / "own", monkeypatch)
+        assert results == whole and len(dispatches) < len(all_dispatches)
+        (tmp_path / "own" / "results.json").unlink()
+
+
+def test_another_evaluation_neither_goes_on_from_it_nor_replaces_it(trained, tmp_path, monkeypatch):
+    config, workdir = trained
     evaluated(config, workdir, tmp_path / "own", monkeypatch, stops_at=2)
-    file = tmp_path / "own" / unfinished.FILE
-    content = file.read_bytes()
-    for damaged in (b"", content[: len(content) // 2], b"none", content[:60] + bytes(8) + content[68:]):
-        file.write_bytes(damaged)
-        results, dispatches = evaluated(config, workdir, tmp_path / "own", monkeypatch)
-        assert results == whole and dispatches == all_dispatches
-        assert f"{file} is damaged: the evaluation starts afresh." in capsys.readouterr().err
+    other = changed(config, eval_seed=7)
+    whole, other_dispatches = evaluated(other, workdir, tmp_path / "other", monkeypatch)
+    assert evaluated(other, workdir, tmp_path / "own", monkeypatch, stops_at=1)[1] == other_dispatches[:1]
+    results, dispatches = evaluated(config, workdir, tmp_path / "own", monkeypatch)
+    assert dispatches == evaluated(config, workdir, tmp_path / "whole", monkeypatch)[1][2:]
+    assert results["test"] != whole["test"] and not list((tmp_path / "own").glob(f"{unfinished.FILE}_*"))
 
 
-def test_values_keep_their_bits_and_are_written_only_now_and_then(tmp_path, monkeypatch):
+def test_what_the_values_depend_on(trained):
+    """Weights, second moment, data and every field that can change a value make another evaluation."""
+    config, workdir = trained
+    mesh = mesh_of(config)
+    states, data = load_for(config, workdir, mesh), kind_of(config).load(config, mesh)
+    same = evaluate._identity(config, states, data)
+    assert same == evaluate._identity(changed(config, eval_samples=9, transductive=True, meta_iters=99), states, data)
+    double = lambda tree: jax.tree.map(lambda x: 2 * x, tree)  # noqa: E731
+    others = [
+        (config, states._replace(params=double(states.params)), data),
+        (config, states, data._replace(fingerprint="other")),
+    ]
+    if not config.sgd:
+        others.append((config, states._replace(opt_state=double(states.opt_state)), data))
+    for fields in (
+        {"eval_batch": 4},
+        {"eval_iters": 2},
+        {"learning_rate": 0.5},
+        {"seed": 5},
+        {"data.name": "omniglot"},
+    ):
+        others.append((changed(config, **fields), states, data))
+    assert all(evaluate._identity(*other) != same for other in others)
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """Writes a file of values; returns them, what they are of, and the file."""
     values = {"error": np.array([[0.1, np.nan, 1 / 3]], np.float32), "other": np.array([[1.0, 2.0, 3.0]])}
-    of = {"weights": "a", "config": {"b": 1}}
-    kept = unfinished.Unfinished(tmp_path, of)
-    kept.add("trained/test/1", values)
-    kept.write()
-    assert not (tmp_path / unfinished.FILE).exists()  # less than half a minute went by
-    monkeypatch.setattr(unfinished, "SECONDS", 0.0)
-    kept.add("trained/test/1", values)
-    kept.write()
-    again = unfinished.Unfinished(tmp_path, of)
-    assert again.tasks() == 6 and again.values("trained/train/1") == {}
+    of, evaluation = {"weights": "a", "config": {"b": 1}}, ("trained", 1, "test")
+    begun = Unfinished(tmp_path, of, "1 cpu device")
+    begun.add(evaluation, values)
+    begun.add(evaluation, values)
+    begun.write(at_once=True)
+    (file,) = tmp_path.iterdir()
+    return {name: np.concatenate([x, x], axis=1) for name, x in values.items()}, of, file
+
+
+def test_values_keep_their_bits(kept, tmp_path, capsys):
+    values, of, _ = kept
+    again = Unfinished(tmp_path, of, "2 cpu devices")
+    again.say(6, 12)
+    assert "at task 6 of 12; it was on 1 cpu device, and rounding differs on 2 cpu devices." in capsys.readouterr().err
     for name, x in values.items():
-        read = again.values("trained/test/1")[name]
-        assert read.dtype == x.dtype and read.tobytes() == np.concatenate([x, x], axis=1).tobytes()
-    assert unfinished.Unfinished(tmp_path, of | {"weights": "b"}).tasks() == 0
-    assert unfinished.Unfinished(None, of).tasks() == 0
+        read = again.values(("trained", 1, "test"), 100)[name]
+        assert read.dtype == x.dtype and read.tobytes() == x.tobytes()
+        assert again.values(("trained", 1, "test"), 4)[name].tobytes() == x[:, :4].tobytes()
+    assert again.values(("trained", 1, "train"), 100) == {}
+    assert Unfinished(tmp_path, of | {"weights": "b"}, "").values(("trained", 1, "test"), 100) == {}
+    assert Unfinished(None, of, "").values(("trained", 1, "test"), 100) == {}
+
+
+def test_the_file_is_written_only_now_and_then_and_a_failure_is_said(kept, monkeypatch, capsys):
+    _, of, file = kept
+    file.unlink()
+    begun = Unfinished(file.parent, of, "")
+    begun.write()
+    assert not file.exists()  # less than half a minute went by
+    monkeypatch.setattr(unfinished, "SECONDS", 0.0)
+    begun.write()
+    assert file.exists()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(unfinished, "replace_bytes", full)
+    begun.write()
+    assert capsys.readouterr().err == f"{file} cannot be written (No space left on device): the evaluation goes on\n"
+    with pytest.raises(OSError, match="No space left on device"):
+        begun.write(at_once=True)
+
+
+def test_every_damage_is_noticed(kept, capsys):
+    _, of, file = kept
+    content, rng = file.read_bytes(), np.random.default_rng(0)
+    damaged = [content[:n] for n in (1, 31, 32, 33, len(content) // 2, len(content) - 1)] + [content + b"0"]
+    for place in rng.integers(0, len(content), 200):
+        damaged.append(content[:place] + bytes([content[place] ^ 1 << int(rng.integers(8))]) + content[place + 1 :])
+    for each in damaged:
+        file.write_bytes(each)
+        assert Unfinished(file.parent, of, "").values(("trained", 1, "test"), 100) == {}
+        assert capsys.readouterr().err == f"{file} is damaged: the evaluation starts afresh.\n"
