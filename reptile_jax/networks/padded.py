@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from reptile_jax.meta.inner_loop import Params
+Params = Any  # pytree of the network's weights
 
 
 def apply_padded(network: nn.Module, params: Params, images: jax.Array, real: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reptile_jax.run.pretrained import export
 from reptile_jax.testing.small_images import FORMATS, encoded, pixels, write_folder
 from reptile_jax.testing.small_runs import run, typed
 
@@ -51,7 +52,7 @@ def images(tmp_path, contents, monkeypatch):
 
 
 def main(tmp_path, folder, *flags, **fields):
-    return run(*flags, "--workdir=run", cwd=tmp_path, config="images", **FIELDS | {"data__dir": folder} | fields)
+    return run("--workdir=run", *flags, cwd=tmp_path, config="images", **FIELDS | {"data__dir": folder} | fields)
 
 
 def refused(done, *words):
@@ -72,6 +73,10 @@ def test_trained_resumed_evaluated_and_predicted_with(tmp_path, images):
     assert (tmp_path / "run" / "results.json").read_text() == results
     refused(main(tmp_path, other, "--pretrained=run", "--workdir=begun"), f"{other} holds other images than run")
     assert not (tmp_path / "begun").exists()
+    export(tmp_path / "run", tmp_path / "run.safetensors")
+    for flags in (["--mode=eval"], []):
+        done = main(tmp_path, other, *flags, "--pretrained=run.safetensors", "--workdir=begun")
+        refused(done, f"{other} holds other images than run.safetensors")
 
     moved = images.rename(tmp_path / "moved")  # the same images, elsewhere
     again = main(tmp_path, moved, meta_iters=10)

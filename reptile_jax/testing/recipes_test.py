@@ -14,10 +14,6 @@ from reptile_jax.testing.small_runs import MAIN, SMALL
 
 README = (MAIN.parent / "reptile_jax" / "README.md").read_text()
 BLOCK = re.compile(r"<!-- (file|line): (\S+) -->\n```python\n(.*?)```", re.DOTALL)
-IMPORTS = {
-    "data": "from reptile_jax.data import my_drawings",
-    "networks": "from reptile_jax.networks.two_layers import TwoLayers",
-}
 
 
 @pytest.fixture
@@ -31,7 +27,7 @@ def copy(tmp_path):
 
 
 def follow(copy, section):
-    """Writes the files of a section, and adds its line to its dictionary with what it imports."""
+    """Writes the files of a section, and adds its import and its line to the module of the dictionary."""
     blocks = BLOCK.findall(README.partition(f"## {section}\n")[2].partition("\n## ")[0])
     assert [kind for kind, *_ in blocks] == ["file", "line", "file"]
     for kind, name, text in blocks:
@@ -40,11 +36,12 @@ def follow(copy, section):
             assert not path.exists()
             path.write_text(text)
         else:
-            imports = IMPORTS[path.parent.name]
+            imported, line = text.split("\n\n")
+            assert imported.startswith("from ") and line.count("\n") == 1
             before = path.read_text()
-            after = re.sub(r"(?m)^((?:DATA_SETS|NETWORKS)[^\n]* = \{\n)", rf"\1{text}", before)
+            after = re.sub(r"(?m)^((?:DATA_SETS|NETWORKS)[^\n]* = \{\n)", rf"\1{line}", before)
             assert after.count("\n") == before.count("\n") + 1
-            path.write_text(re.sub(r"(?m)^from ", f"{imports}\nfrom ", after, count=1))
+            path.write_text(re.sub(r"(?m)^from ", f"{imported}\nfrom ", after, count=1))
 
 
 def run(copy, *flags):
