@@ -5,9 +5,8 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-OF_THE_CHECKOUT = {
-    ("reptile_jax.results", name) for name in ("__main__", "runs", "search", "tables")
-}  # they make its README
+# These make the README of the results.
+OF_THE_CHECKOUT = {("reptile_jax.results", name) for name in ("__main__", "runs", "search", "tables")}
 
 
 class BuildPy(build_py):

@@ -52,6 +52,14 @@ def start(processes, cwd, *flags, **fields):
     ]  # fmt: skip
 
 
+def wait_for(processes, path):
+    """Waits until processes have made a file or folder."""
+    deadline = time.monotonic() + 300
+    while not path.exists():
+        assert processes[0].poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def finish(processes):
     """Waits for processes, and returns their exit statuses, outputs and errors."""
     outputs = [process.communicate(timeout=600) for process in processes]
@@ -101,10 +109,7 @@ def test_two_processes_in_float64(tmp_path):
 
 def test_a_signal_to_one_of_two_processes_saves_the_run_of_both(whole, tmp_path):
     processes = start(2, tmp_path, "--workdir=run", **FIELDS | {"meta_iters": 20, "checkpoint_interval": 1})
-    deadline = time.monotonic() + 300
-    while not (tmp_path / "run" / "checkpoints" / "2").exists():
-        assert processes[0].poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(processes, tmp_path / "run" / "checkpoints" / "2")
     processes[1].send_signal(signal.SIGTERM)
     ended = finish(processes)
     assert [status for status, *_ in ended] == [143, 143], ended
@@ -123,10 +128,7 @@ def test_an_evaluation_of_two_processes_goes_on_after_a_signal(whole, tmp_path):
     (run / ".lock").unlink()
     words = ("--mode=eval", "--workdir=run", "--config.eval_samples=1000")
     processes = start(2, tmp_path, *words, config=None)
-    deadline = time.monotonic() + 300
-    while not (run / ".lock").exists():
-        assert processes[0].poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(processes, run / ".lock")
     time.sleep(1)
     processes[1].send_signal(signal.SIGTERM)
     ended = finish(processes)

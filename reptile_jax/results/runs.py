@@ -90,11 +90,16 @@ def keep(workdir: Path) -> None:
             raise ValueError(f"{workdir} holds an evaluation of {source}: evaluate shipped weights")
         if (folder / "config.json").exists():
             raise ValueError(f"{workdir} holds an evaluation alone, and {folder} a run: give the workdir another name")
-    elif (evaluated := saved_config.parse(json.dumps(results["config"]), workdir, default.get_config())) != config:
-        fields = [name for name in field_names(config) if get_field(evaluated, name) != get_field(config, name)]
+    evaluated = saved_config.parse(json.dumps(results["config"]), workdir, default.get_config())
+    for each in (config, evaluated):
+        each.data.dir = each.data.archives = ""
+    if fields := [name for name in field_names(config) if get_field(evaluated, name) != get_field(config, name)]:
         raise ValueError(f"{workdir} was evaluated with other fields than those of its config: {', '.join(fields)}")
+    for result in (result for by_shots in results["test"].values() for result in by_shots.values()):
+        for of_seed in result.get("seeds", {"": result}).values():
+            if (tasks := of_seed["tasks"]) != config.eval_samples:
+                raise ValueError(f"{workdir}: {tasks} tasks were evaluated, but eval_samples={config.eval_samples}")
     folder.mkdir(parents=True, exist_ok=True)
-    config.data.dir = config.data.archives = ""
     results["config"] = json.loads(config.to_json())
     replace_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     if not is_run(workdir):

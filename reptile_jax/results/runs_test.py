@@ -74,6 +74,10 @@ def test_a_kept_run_is_the_run_of_its_workdir(workdir, results):
     whole, kept = read_rows(workdir / "metrics.jsonl"), runs.kept("omniglot_5way_seeds")
     assert kept.results == json.loads((workdir / "results.json").read_text()) and kept.config.num_seeds == 2
     assert [row["step"] for row in kept.rows] == [row["step"] for row in whole]
+    damaged = shutil.copytree(workdir, results / "other")
+    (damaged / "results.json").write_text(json.dumps(kept.results).replace('"tasks": 12', '"tasks": 7'))
+    with pytest.raises(ValueError, match=r"7 tasks were evaluated, but eval_samples=12"):
+        runs.keep(damaged)
     before = (results / "omniglot_5way_seeds" / "results.json").read_bytes()
     other = shutil.copytree(workdir, results.parent / "omniglot_5way_seeds")
     evaluation = [f"--workdir={other}", "--config.eval_samples=7", "--config.eval_seed=5"]

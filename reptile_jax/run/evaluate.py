@@ -16,7 +16,7 @@ from jax import random
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from reptile_jax.config import eval_shots, field_names, get_field, seeds_of
+from reptile_jax.config import FREE_FIELDS, eval_shots, field_names, get_field, seeds_of
 from reptile_jax.data import DATA_SETS
 from reptile_jax.devices import SEEDS, TASKS, agreed, is_main, machine, put
 from reptile_jax.files import replace_text
@@ -179,10 +179,7 @@ def _eval_tasks(
 
 
 # Fields on which the value of a task does not depend, but for rounding, once weights, set and shots are given.
-_OF_NO_TASK = frozenset(
-    {"data.dir", "data.archives", "shots", "meta_iters", "eval_samples", "eval_interval", "eval_set", "eval_train"}
-    | {"eval_untrained", "eval_shots", "transductive", "checkpoint_interval", "tasks_at_once", "convolution"}
-)
+_OF_NO_TASK = (FREE_FIELDS | {"meta_iters", "eval_shots"}) - {"eval_batch", "eval_iters", "eval_seed"}
 
 
 def _identity(config: ConfigDict, states: MetaState, data: Data) -> dict[str, Any]:
