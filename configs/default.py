@@ -1,6 +1,6 @@
-"""Every field of a run, with its default; the other configs change what they name.
+"""All fields of a run with their defaults. Every other config changes some of them.
 
-Field names and defaults are those of the released code's flags. `main.py --config=configs/default.py
+A field that the released code has, too, has the name and the default of its flag. `main.py --config=configs/default.py
 --config.FIELD=VALUE` overrides a field; a name that is not below is an error.
 """
 

@@ -4,7 +4,7 @@
 
 DIR holds train/, val/ and test/ (Ravi and Larochelle's 64, 16 and 20 classes), or train.zip, val.zip and test.zip.
 Published accuracy on test classes: 47.07 % (paper, table 1).
-The four runs have the same training and differ only in evaluation, so one training serves all of them.
+The four configs train the same weights and differ only in evaluation, so one training serves all of them.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
     python main.py --config=configs/omniglot_1shot_20way.py
 
 Published accuracy on test characters: 88.14 % (paper, table 2).
-The two 20-way runs have the same training and differ only in evaluation, so one training serves both.
+The two 20-way configs train the same weights, so one training serves both.
 It takes about 10 hours on two CPU cores, without curves and evaluation, at 5.7 meta-iterations/s (`make benchmark`).
 """
 

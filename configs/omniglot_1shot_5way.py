@@ -3,7 +3,7 @@
     python main.py --config=configs/omniglot_1shot_5way.py
 
 Published accuracy on test characters: 95.39 % (paper, table 2).
-The three 5-way runs have the same training and differ only in evaluation, so one training serves all of them.
+The three 5-way configs train the same weights, so one training serves all of them.
 It takes about 75 minutes on two CPU cores, without curves and evaluation, at 23 meta-iterations/s (`make benchmark`).
 """
 

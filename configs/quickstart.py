@@ -1,9 +1,9 @@
-"""5-way 1-shot on glyphs, the embedded synthetic handwriting: a whole run in minutes, without any download.
+"""5-way 1-shot on glyphs, the built-in synthetic characters: a whole run in minutes, without any download.
 
     python main.py --config=configs/quickstart.py
 
-600 meta-iterations reach 73.6 ± 2.8 % on synthetic test characters (transductive, 200 tasks), in a minute and a half on
-two CPU cores, including the installation of the environment (`time make quickstart`).
+600 meta-iterations reach 73.6 ± 2.8 % on synthetic test characters (transductive, 200 tasks), in two minutes on two CPU
+cores, including the installation of the environment (`time make quickstart`).
 """
 
 from ml_collections import ConfigDict

@@ -134,7 +134,7 @@ def _flags(modes: Mapping[str, Callable[..., Any]]) -> flags.FlagValues:
     flags.DEFINE_integer("process_id", None, text, 0, flag_values=given)
     text = "Folder with one folder of images per class, for --mode=predict."
     flags.DEFINE_string("support", None, text, given)
-    text = "Images to classify: one or several files or folders"
+    text = "Images to classify: files or folders. More of them may follow"
     flags.DEFINE_multi_string("queries", None, text, given)
     text = "File for the predictions, *.csv or *.jsonl. By default, they are printed."
     flags.DEFINE_string("output", None, text, given)
@@ -143,7 +143,7 @@ def _flags(modes: Mapping[str, Callable[..., Any]]) -> flags.FlagValues:
     text = "Address for --mode=demo. The default is 127.0.0.1, this machine alone; 0.0.0.0 is every network."
     flags.DEFINE_string("host", None, text, given)
     flags.DEFINE_integer("port", None, "Port for --mode=demo. The default is 8000.", 1, 65535, flag_values=given)
-    text = "XLA devices to divide the CPU into. The default is the number of cores that the run can use."
+    text = "XLA devices to divide the CPU into. By default, as many as there are cores, or fewer if that trains as fast."
     flags.DEFINE_integer("cpu_devices", None, text, 1, flag_values=given)
     return given
 
