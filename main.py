@@ -97,7 +97,9 @@ def main() -> None:
         fail("the reader of the output closed it: the files of the run are complete, and the same command goes on")
     except OSError as error:
         reason = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
-        fail(f"workdir={asked.workdir}: {reason}: make room and write access there, or name another workdir")
+        writes = asked.mode in command_line.ONLY_IN["workdir"]
+        where = f"workdir={asked.workdir}: " if writes else ""
+        fail(f"{where}{reason}: make room and write access there{', or name another workdir' if writes else ''}")
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -19,10 +19,9 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from configs import omniglot_1shot_5way, omniglot_1shot_20way
-from parity_tests import workloads
+from parity_tests import bridge, workloads
 from parity_tests.workloads import EVAL_TASKS, Work
-from reptile_jax.config import ConfigError, validate
-from reptile_jax.data import DATA_SETS
+from reptile_jax.config import ConfigError
 from reptile_jax.devices import TASKS, best_cpu_devices, mesh_of, usable_cores
 from reptile_jax.run.evaluate import label_of
 from reptile_jax.run.programs import network_of
@@ -80,13 +79,10 @@ def run(settings: dict[str, ConfigDict], workdir: Path) -> None:
         DataError: the data is missing or damaged.
     """
     for config in settings.values():
-        validate(config)
-        if DATA_SETS[config.data.name].kind != "images":
-            raise ConfigError(
-                f"data.name={config.data.name} is not possible: give a config of images, such as quickstart"
-            )
+        bridge.check(config)
         if config.num_seeds != 1:
             raise ConfigError(f"num_seeds={config.num_seeds}: the PyTorch reference has one seed: give num_seeds=1")
+    workdir.mkdir(parents=True, exist_ok=True)
     versions = {"jax": jax.__version__, "torch": torch.__version__}
     device = jax.devices()[0].device_kind
     results: dict[str, Any] = {"machine": {"device": device, "cpus": usable_cores(), "versions": versions}}
@@ -96,7 +92,6 @@ def run(settings: dict[str, ConfigDict], workdir: Path) -> None:
     for name, config in settings.items():
         print(f"\n{name} on {label_of(config)}: a training process alone\n")
         results[name]["process"] = training_process(config)
-    workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "benchmark.json").write_text(json.dumps(results, indent=2) + "\n")
 
 

@@ -15,18 +15,20 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 from parity_tests import compiled
+from reptile_jax.config import ConfigError, validate
 from reptile_jax.data import DATA_SETS, num_train, prepared, split, turned, with_turns
 from reptile_jax.meta.episodes import Classes, EvalTask, Examples, Pool, TrainTask
 from reptile_jax.meta.reptile import MetaState
 from reptile_jax.run import weights_file as jax_weights
 from reptile_jax.run.programs import initial_state
 from reptile_torch_ref import data as torch_data
-from reptile_torch_ref import reptile
+from reptile_torch_ref import model, reptile
 from reptile_torch_ref import weights as torch_weights
 from reptile_torch_ref.train import inner_of
 
 # All of glyphs and as many of Omniglot, so that both have one shape and compile once.
 TRAIN_CLASSES, HELD_OUT_CLASSES = 1400, 150
+PHOTOGRAPHS = 20  # of each class, as many as a character has drawings
 POOLS = {"train": Pool(0, TRAIN_CLASSES), "held_out": Pool(TRAIN_CLASSES, HELD_OUT_CLASSES)}
 
 Arrays = dict[str, np.ndarray]  # by name, "conv_0/kernel", in the layouts of the weights file
@@ -83,6 +85,21 @@ class Setup(NamedTuple):
     def weight_decay(self) -> np.ndarray:
         """The weight decay factor in the dtype to compute in; compiled functions take it as an argument."""
         return np.asarray(self.config.weight_decay, self.dtype)
+
+
+def check(config: ConfigDict) -> None:
+    """Checks that both sides can do what a config says.
+
+    Raises:
+        ConfigError: the config is impossible, or its data or network is not one that both sides have.
+        DataError: the data is missing or damaged.
+    """
+    validate(config)
+    if DATA_SETS[config.data.name].kind != "images":
+        raise ConfigError(f"data.name={config.data.name} is not possible: give a config of images, such as quickstart")
+    if config.model.name not in model.BLOCKS:
+        networks = " or ".join(model.BLOCKS)
+        raise ConfigError(f"model.name={config.model.name}: the PyTorch implementation has only {networks}")
 
 
 def setup(config: ConfigDict, dtype: jnp.dtype, start: MetaState | None = None) -> Setup:
@@ -146,13 +163,13 @@ def photographs(size: int, channels: int) -> Pixels:
     `different_images` compares what each side reads from files.
     """
     rng = np.random.default_rng(0)
-    coarse = rng.random((20, 1, 5, 5, channels)) + 0.5 * rng.random((20, 6, 5, 5, channels))
+    coarse = rng.random((20, 1, 5, 5, channels)) + 0.5 * rng.random((20, PHOTOGRAPHS, 5, 5, channels))
     rows = np.arange(size) * 4 / max(size - 1, 1)
     weights = np.maximum(0, 1 - np.abs(rows[:, None] - np.arange(5)))  # [size, 5], linear interpolation of five values
     smooth = np.einsum("kiabc,ya,xb->kiyxc", coarse, weights, weights) / 1.5
     pixels = np.clip(255 * smooth + rng.normal(scale=8, size=smooth.shape), 0, 255).astype(np.uint8)
     classes = jnp.arange(TRAIN_CLASSES + HELD_OUT_CLASSES, dtype=jnp.int32)
-    table = Classes(classes % 20 * 6, jnp.full_like(classes, 6))
+    table = Classes(classes % 20 * PHOTOGRAPHS, jnp.full_like(classes, PHOTOGRAPHS))
     pixels = pixels.reshape(-1, size, size, channels)
     return Pixels((jnp.asarray(pixels), table), torch.from_numpy(pixels / torch_data.SCALE["images"]), 0)
 
@@ -227,13 +244,13 @@ def arrays(weights: Any) -> Arrays:
 
 
 def relative(ours: Arrays, theirs: Arrays) -> float:
-    """Returns the relative L2 difference over all arrays, |ours - theirs| / |theirs|."""
+    """Returns the relative L2 difference over all arrays, |ours - theirs| / |theirs|; infinite if it is not finite."""
     assert ours.keys() == theirs.keys()
     difference = sum(np.sum(np.square(ours[n].astype(np.float64) - theirs[n])) for n in theirs)
     size = sum(np.sum(np.square(theirs[n].astype(np.float64))) for n in theirs)
     if size == 0:
         return 0.0 if difference == 0 else float("inf")
-    return float(np.sqrt(difference / size))
+    return float(np.nan_to_num(np.sqrt(difference / size), nan=np.inf))  # max(0.0, nan) would be 0.0
 
 
 def minus(after: Arrays, before: Arrays) -> Arrays:

@@ -10,13 +10,14 @@ from functools import cache
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torchvision import transforms
 
-from parity_tests import bridge
+from parity_tests import bridge, compiled
 from parity_tests.cases import BASE, FAST, POOLED, SGD, TRAINED, Case, setup_of
 from parity_tests.ladder import RUNGS
 from parity_tests.measures import precision
@@ -264,6 +265,22 @@ def test_rung_sees(control, dtype, monkeypatch):
         difference = rung.measure(setup_of(control.case, dtype))
     assert np.isfinite(difference)
     assert difference >= 10 * (rung.tolerance or 1)  # tolerance 0 means a count: at least ten
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("logits", "float64"), ("gradients", "float64"), ("inner steps", "float32")]
+)
+def test_a_nan_on_the_side_of_jax_is_a_difference(name, dtype, monkeypatch):
+    def nan_of(x):
+        return x * np.asarray(np.nan, x.dtype) if np.issubdtype(x.dtype, np.floating) else x
+
+    def spoilt(function):
+        return lambda *arguments: jax.tree.map(nan_of, function(*arguments))
+
+    for function in ("forward", "step"):
+        monkeypatch.setattr(compiled, function, spoilt(getattr(compiled, function)))
+    with precision(dtype):
+        assert RUNG[name, dtype].measure(setup_of(BASE, dtype)) == float("inf")
 
 
 def test_every_rung_has_a_control():

@@ -12,8 +12,7 @@ from tqdm import tqdm
 from parity_tests import bridge
 from parity_tests.ladder import RUNGS
 from parity_tests.measures import precision
-from reptile_jax.config import ConfigError, validate
-from reptile_jax.data import DATA_SETS
+from reptile_jax.config import ConfigError
 
 ROW = "{:<20} {:<9} {:>9} {:>16}  {}"
 
@@ -33,17 +32,19 @@ def run(config: ConfigDict, workdir: Path) -> bool:
         Whether no rung failed. Rungs in float64 do not run on a device without float64.
 
     Raises:
-        ConfigError: the config is impossible, or has more classes than can be compared.
+        ConfigError: the config is impossible, or says what cannot be compared.
         DataError: the data is missing or damaged.
     """
-    validate(config)
-    if DATA_SETS[config.data.name].kind != "images":
-        raise ConfigError(
-            f"data.name={config.data.name} is not possible, because the ladder always compares sine waves, too: "
-            f"give a config of images, such as quickstart"
-        )
+    bridge.check(config)
     if config.classes > bridge.HELD_OUT_CLASSES:
         raise ConfigError(f"classes={config.classes}: parity compares at most {bridge.HELD_OUT_CLASSES}")
+    if config.data.name == "images":
+        for field, most in (("train_shots", bridge.PHOTOGRAPHS), ("shots", bridge.PHOTOGRAPHS - 1)):
+            if config[field] > most:
+                raise ConfigError(f"{field}={config[field]}: parity compares at most {most}")
+    elif config.data.train_classes or not config.data.rotations:
+        raise ConfigError("data.train_classes and data.rotations: parity compares characters with the defaults alone")
+    workdir.mkdir(parents=True, exist_ok=True)
     config = _small(config)
     device = jax.devices()[0]
     float64 = device.platform != "tpu"
@@ -60,7 +61,6 @@ def run(config: ConfigDict, workdir: Path) -> bool:
         tqdm.write(ROW.format(rung.name, rung.precision, f"{rung.tolerance:g}", shown, verdict))
         row = rung._asdict() | {"difference": difference, "verdict": verdict}
         rows.append({name: value for name, value in row.items() if name != "measure"})
-    workdir.mkdir(parents=True, exist_ok=True)
     versions = {"jax": jax.__version__, "torch": torch.__version__}
     results = {
         "device": device.device_kind,

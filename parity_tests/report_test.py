@@ -5,8 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from configs import images
 from parity_tests import ladder, report
 from parity_tests.cases import BASE, config_of
+from reptile_jax.config import ConfigError
+from reptile_jax.testing.small_images import members, write_folder
 from reptile_torch_ref import model
 
 MAIN = Path(__file__).parent.parent / "main.py"
@@ -25,6 +30,48 @@ def test_the_table_and_parity_json(tmp_path):
     assert len(lines) == 2 + len(ladder.RUNGS)
     for line, rung in zip(lines[2:], ladder.RUNGS, strict=True):
         assert line.startswith(f"{rung.name} ") and rung.precision in line and line.endswith("agrees")
+
+
+def photographs(folder, **fields):
+    """Returns the config `images` on a folder of small images of eleven classes."""
+    write_folder(folder, members({f"class{i:02d}": 21 for i in range(11)}))
+    config = images.get_config()
+    config.data.dir = str(folder)
+    config.update_from_flattened_dict({"data.size": 12, "data.train_classes": 6, "model.filters": 4} | fields)
+    return config
+
+
+def test_a_folder_of_images(tmp_path, monkeypatch):
+    """The tasks have as many images of a class as the config says."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rungs = [r for r in ladder.RUNGS if r.precision == "float64" and r.name in ("data", "task delta", "predictions")]
+    monkeypatch.setattr(report, "RUNGS", rungs)
+    assert report.run(photographs(tmp_path / "images"), tmp_path)
+    results = json.loads((tmp_path / "parity.json").read_text())
+    assert results["config"]["train_shots"] == 10 and len(results["rungs"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"train_shots": 21}, "train_shots=21: parity compares at most 20"),
+        ({"shots": 20}, "shots=20: parity compares at most 19"),
+        ({"model.name": "perceptron"}, "model.name=perceptron: the PyTorch implementation has only"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_before_anything_is_measured(tmp_path, monkeypatch, fields, message):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(ConfigError, match=message):
+        report.run(photographs(tmp_path / "images", **fields), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("fields", [{"data.train_classes": 300}, {"data.rotations": False}])
+def test_characters_are_compared_with_the_defaults_alone(tmp_path, fields):
+    config = config_of(BASE)
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(ConfigError, match="parity compares characters with the defaults alone"):
+        report.run(config, tmp_path)
 
 
 def test_a_failure_is_reported(tmp_path, monkeypatch, capsys):

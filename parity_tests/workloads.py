@@ -136,14 +136,14 @@ def evaluation(config: ConfigDict, data: Data, mesh: Mesh) -> Work:
 
 
 def curve(config: ConfigDict, data: Data, mesh: Mesh) -> Work:
-    """Returns points of the learning curves, each of which is a training task and a test task."""
+    """Returns points of the learning curves, each of which is a training task and a task of held-out classes."""
     program, states = eval_program(config, mesh, config.shots), put(mesh, initial_states(config))
-    pools = jax.tree.map(lambda *x: np.array(x, np.int32), *data.pools.values())
+    pools = jax.tree.map(lambda *x: np.array(x, np.int32), data.pools["train"], data.pools[data.held_out])
     seeds = np.array([config.seed], np.int32)
 
     def work(amount: int) -> None:
         for i in range(amount):
-            keys = curve_keys(seeds, i, len(data.pools))
+            keys = curve_keys(seeds, i, 2)
             jax.device_get(program(states, data.source, pools, keys))
 
     return work

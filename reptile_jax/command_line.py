@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from reptile_jax.config import ConfigError, field_names
+from reptile_jax.config import ConfigError, field_names, get_field
 from reptile_jax.run import saved_config
 from reptile_jax.run.checkpoint import CheckpointError
 from reptile_jax.run.pretrained import SHIPPED, name_of
@@ -104,7 +104,9 @@ def parse(argv: Sequence[str], modes: Mapping[str, Callable[..., Any]]) -> Asked
         config, name = _config(given)
         if config is not None:
             config = _overridden(given, config, rest)
-        elif given["mode"].value == "predict" and not any(map(FIELD.match, rest)):
+        elif fields := list(filter(FIELD.match, rest[1:])):
+            _unexpected(fields[0])
+        elif given["mode"].value == "predict":
             given["queries"].value = [*(given["queries"].value or []), *rest[1:]]  # as a shell expands *.png
         elif len(rest) > 1:
             _unexpected(rest[1])
@@ -124,7 +126,8 @@ def _flags(modes: Mapping[str, Callable[..., Any]]) -> flags.FlagValues:
     flags.DEFINE_enum("mode", "train", list(modes), "What to do. The default is train.", given)
     text = "Folder of the run. The default is runs/NAME, with the name of the config or of the evaluated run."
     flags.DEFINE_string("workdir", None, text, given)
-    text = f"Weights to evaluate or to start from: a workdir, a checkpoint, a weights file, or {', '.join(_shipped())}."
+    shipped = ", ".join(sorted(SHIPPED))
+    text = f"Weights to evaluate or to start from: a workdir, a checkpoint, a weights file, or {shipped}."
     flags.DEFINE_string("pretrained", None, text, given)
     text = "This is one of several processes of a run. JAX gets the flags below from the cluster if they are missing."
     flags.DEFINE_bool("distributed", False, text, given)
@@ -143,7 +146,7 @@ def _flags(modes: Mapping[str, Callable[..., Any]]) -> flags.FlagValues:
     text = "Address for --mode=demo. The default is 127.0.0.1, this machine alone; 0.0.0.0 is every network."
     flags.DEFINE_string("host", None, text, given)
     flags.DEFINE_integer("port", None, "Port for --mode=demo. The default is 8000.", 1, 65535, flag_values=given)
-    text = "XLA devices to divide the CPU into. By default, as many as there are cores, or fewer if that trains as fast."
+    text = "XLA devices to divide the CPU into. The default is the number of cores, or less if that trains as fast."
     flags.DEFINE_integer("cpu_devices", None, text, 1, flag_values=given)
     return given
 
@@ -272,7 +275,7 @@ def _overridden(given: flags.FlagValues, config: ConfigDict, rest: list[str]) ->
         match = re.match(r"flag --config\.([^=]*)=(.*?): ", str(error))
         if match is None:
             raise
-        kind = KINDS.get(type(_value(config, match[1])), "another value")
+        kind = KINDS.get(type(get_field(config, match[1])), "another value")
         raise ConfigError(f"{match[1]}={match[2]} is not possible: give {kind}") from error
     if len(left) > 1:
         _unexpected(left[1])
@@ -283,18 +286,8 @@ def _unexpected(argument: str) -> NoReturn:
     raise ConfigError(f"unexpected argument {argument}: flags are written --name=value")
 
 
-def _value(config: ConfigDict, field: str) -> Any:
-    for part in field.split("."):
-        config = config[part]
-    return config
-
-
 def _default() -> ConfigDict:
     return _named("default")[0]
-
-
-def _shipped() -> list[str]:
-    return sorted(SHIPPED)
 
 
 def _configs() -> dict[str, str]:

@@ -159,13 +159,14 @@ def _problems(config: ConfigDict) -> Iterator[str]:
     """Yields one line for each problem."""
     if not isinstance(config, ConfigDict):
         yield f"the config is {config!r}: give the ConfigDict of configs/default.py with your changes"
-    for name in sorted(field_names(config) ^ {*_FIELDS, "eval_shots"}):
+    for name in unknown_fields(config):
         yield f"{name} is {'missing' if name in _FIELDS else 'not a field'}: begin with configs/default.py's config"
     for name, (holds, wanted) in _FIELDS.items():
         value = get_field(config, name)
         if not holds(value):
             yield f"{name}={value!r} is not possible: give {wanted}"
-    if not config.eval_shots or not all(_whole(1)[0](x) for x in config.eval_shots):
+    shots = config.eval_shots
+    if not isinstance(shots, tuple | list) or not shots or not all(_whole(1)[0](x) for x in shots):
         yield f"eval_shots={config.eval_shots!r} is not possible: give shot counts of at least 1, such as (1, 5)"
     if seeds_of(config)[-1] > 2**31 - 1:
         yield f"num_seeds={config.num_seeds} from seed={config.seed} goes beyond {2**31 - 1}: give a smaller seed"
@@ -242,6 +243,11 @@ def field_names(config: ConfigDict) -> KeysView[str]:
         for name, value in config.items()
         for inner in (value if isinstance(value, ConfigDict) else [""])
     }.keys()
+
+
+def unknown_fields(config: ConfigDict) -> list[str]:
+    """Returns the names of the fields that are missing in a config, and of those that are not fields."""
+    return sorted(field_names(config) ^ {*_FIELDS, "eval_shots"})
 
 
 def get_field(config: ConfigDict, name: str) -> Any:

@@ -50,8 +50,11 @@ def lock(file: Path, waiting: Callable[[str], None] | None = None) -> Iterator[N
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replaces a file by a new one; if the machine stops, either the old or the new file is there, and complete."""
-    replace_bytes(path, text.encode())
+    """Replaces a file by a new one; if the machine stops, either the old or the new file is there, and complete.
+
+    Bytes of file names that are not UTF-8, which Python reads as surrogates, are written as they were.
+    """
+    replace_bytes(path, text.encode(errors="surrogateescape"))
 
 
 def replace_bytes(path: Path, content: bytes) -> None:

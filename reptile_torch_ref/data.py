@@ -140,16 +140,18 @@ def split_images(found: dict[str, Images], train_classes: int, seed: int, valida
 
 
 def load(data: Any, seed: int) -> Split:
-    """Loads and splits "omniglot", the embedded "glyphs" or "images"; `data` has the configuration's fields."""
+    """Loads and splits "omniglot", the synthetic "glyphs" or "images"; `data` has the configuration's fields."""
+    if data.name not in SCALE:
+        raise ValueError(f'data.name="{data.name}": choose "omniglot", "glyphs" or "images"')
+    if data.rotations != (data.name != "images"):
+        raise ValueError(f"data.rotations={data.rotations}: this implementation turns characters, and no images")
     if data.name == "omniglot":
-        return split(load_omniglot(data.archives)[0], TRAIN_CHARACTERS, seed, data.validation_classes)
+        training = data.train_classes or TRAIN_CHARACTERS
+        return split(load_omniglot(data.archives)[0], training, seed, data.validation_classes)
     if data.name == "glyphs":
         from reptile_jax.data import glyphs  # which uses only NumPy
 
-        return split(glyphs.load().images, glyphs.TRAIN_CHARACTERS, seed, data.validation_classes)
-    if data.name == "images" and data.rotations:
-        raise ValueError("data.rotations=True: the reference turns characters alone")
-    if data.name == "images":
-        found = load_images(data.dir, data.size, data.channels)
-        return split_images(found, data.train_classes, seed, data.validation_classes)
-    raise ValueError(f'data.name="{data.name}": choose "omniglot", "glyphs" or "images"')
+        training = data.train_classes or glyphs.TRAIN_CHARACTERS
+        return split(glyphs.load().images, training, seed, data.validation_classes)
+    found = load_images(data.dir, data.size, data.channels)
+    return split_images(found, data.train_classes, seed, data.validation_classes)

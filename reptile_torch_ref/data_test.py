@@ -120,6 +120,14 @@ def test_an_unknown_data_set_is_an_error() -> None:
         data.load(SimpleNamespace(name="omniglott"), 0)
 
 
+def test_the_number_of_training_characters_counts_and_characters_are_turned() -> None:
+    fields = {"name": "glyphs", "train_classes": 30, "validation_classes": 10}
+    sizes = [len(classes) for classes in data.load(SimpleNamespace(**fields, rotations=True), 0)]
+    assert sizes == [4 * 20, 10, 470]
+    with pytest.raises(ValueError, match=r"data\.rotations=False: this implementation turns characters"):
+        data.load(SimpleNamespace(**fields, rotations=False), 0)
+
+
 @pytest.mark.skipif(not ARCHIVES, reason="REPTILE_OMNIGLOT does not name a folder with Omniglot's two archives")
 def test_real_omniglot_is_what_pillow_reads_from_the_archives() -> None:
     images, names = data.load_omniglot(ARCHIVES)

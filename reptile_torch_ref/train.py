@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import trange
 
 from reptile_torch_ref import data, reptile, sine, weights
+from reptile_torch_ref.model import BLOCKS
 
 
 def inner_of(config: ConfigDict) -> reptile.Inner:
@@ -62,6 +63,8 @@ def main(config: ConfigDict, init: str = "", weights_file: str = "") -> None:
         return train_on_waves(config, init, weights_file)
     if config.num_seeds != 1:
         raise ValueError(f"num_seeds={config.num_seeds}: the reference trains one seed at a time")
+    if config.model.name not in BLOCKS:
+        raise ValueError(f'model.name="{config.model.name}": choose {" or ".join(BLOCKS)}')
     split = data.load(config.data, config.seed)
     shape = (config.data.size, config.data.size, config.data.channels)
     init_state = partial(reptile.init_state, filters=config.model.filters, shape=shape)

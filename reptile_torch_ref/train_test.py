@@ -119,6 +119,7 @@ def test_command_line_trains_saves_evaluates_and_starts_from_a_file(tmp_path: Pa
         ("", "no config is given: give --config=configs/NAME.py"),
         ("--config=nowhere", "--config names no file: give configs/NAME.py"),
         ("--config=configs/default.py --config.num_seeds=2", "num_seeds=2: the reference trains one seed at a time"),
+        ("--config=configs/default.py --config.model.name=mlp", 'model.name="mlp": choose omniglot or miniimagenet'),
     ],
 )
 def test_what_is_wrong_on_the_command_line_is_one_line(flags: str, message: str) -> None:

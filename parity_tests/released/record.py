@@ -90,7 +90,8 @@ def _summaries(arrays: Arrays) -> dict[str, Any]:
 def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
     """Returns the worst relative L2 difference of two records, over their norms and their lists of entries.
 
-    The difference is infinite if one record has an array, an entry or a meta-iteration that the other one lacks.
+    The difference is infinite if it is not finite, or if one record has an array, an entry or a meta-iteration that the
+    other one lacks.
     """
     ours, theirs = ({name: x for name, x in record.items() if name != "case"} for record in (ours, theirs))
     return _difference(ours, theirs)
@@ -107,4 +108,5 @@ def _difference(ours: Any, theirs: Any) -> float:
         return max(map(_difference, ours, theirs))
     if np.shape(ours) != np.shape(theirs):
         return float("inf")
-    return float(np.linalg.norm(np.subtract(ours, theirs)) / np.linalg.norm(theirs))
+    difference = np.linalg.norm(np.subtract(ours, theirs)) / np.linalg.norm(theirs)
+    return float(np.nan_to_num(difference, nan=np.inf))  # max(0.0, nan) would be 0.0

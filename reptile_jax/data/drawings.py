@@ -9,6 +9,7 @@ from reptile_jax.data.prepared import upright
 CANVAS = 105  # pixels: height and width of Omniglot's originals, of which every 3.75th pixel is used
 PEN = 5.5  # pixels of the canvas: the width of Omniglot's pen, as `_pen` measures it
 THIN, THICK = 4.0, 7.5  # pixels of the canvas: 99.7 % of Omniglot's pens are in between; such pens are not changed
+LONGEST = 10_000  # pixels of the longer side of a character; the square around it takes a byte for each of its pixels
 LENGTH = 67.0  # pixels of the canvas: the median of the longer side of Omniglot's characters
 
 
@@ -35,7 +36,7 @@ def prepare_drawing(image: Image.Image) -> np.ndarray:
         uint8 [28, 28, 1]; ink is 0, paper is 1.
 
     Raises:
-        ValueError: the image has only one brightness.
+        ValueError: the image has only one brightness, or the character in it is too large.
     """
     grey = np.asarray(upright(image, "L"))
     light = grey > otsu(grey)
@@ -51,6 +52,8 @@ def _placed(ink: np.ndarray) -> np.ndarray:
     """Puts a character into the middle of a square so large that its longer side will be `LENGTH` on the canvas."""
     (top, bottom), (left, right) = (np.flatnonzero(ink.any(axis))[[0, -1]] + [0, 1] for axis in (1, 0))
     height, width = bottom - top, right - left
+    if max(height, width) > LONGEST:
+        raise ValueError(f"the drawing in it is {width}x{height} pixels large: give at most {LONGEST} on each side")
     side = round(max(height, width) * CANVAS / LENGTH)
     placed = np.zeros((side, side), bool)
     placed[(side - height) // 2 :, (side - width) // 2 :][:height, :width] = ink[top:bottom, left:right]

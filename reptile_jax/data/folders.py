@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from reptile_jax.data.images import DataError, Description
 
 ALIKE = ("train", "training", "val", "valid", "validation", "test", "testing")  # what people call sets
-SETS = {"train": "train", "val": "validation", "test": "test"}  # name of the folder -> of the set
+SET_FOLDERS = {"train": "train", "val": "validation", "test": "test"}  # name of the folder -> of the set
 LARGEST_MEMBER = 2**30  # bytes of one image in a zip file; a small zip file can hold a far larger member
 _OF_SYSTEMS = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "@eadir")
 
@@ -127,7 +127,7 @@ def listing(directory: Path) -> Listing:
 def _places(directory: Path) -> dict[str, Path]:
     """Returns the folder or zip file of each set, or the whole folder as the set ""."""
     found = {}
-    for folder, name in SETS.items():
+    for folder, name in SET_FOLDERS.items():
         both = [place for place in (directory / folder, directory / f"{folder}.zip") if place.exists()]
         if len(both) > 1:
             raise DataError(f"{directory} has both {folder}/ and {folder}.zip: leave one of them there")
@@ -135,9 +135,12 @@ def _places(directory: Path) -> dict[str, Path]:
             found[name] = both[0]
     # A class may have the name "train"; its folder then holds images, not folders.
     split = {"train", "test"} <= set(found) or any(not place.is_dir() or _folders(place) for place in found.values())
-    for other in _folders(directory):
-        if other not in SETS and other.lower() in ALIKE and _folders(directory / other):
-            raise DataError(f"{directory / other} is none of the sets train/, val/ and test/: rename or remove it")
+    known = {*SET_FOLDERS, *(f"{folder}.zip" for folder in SET_FOLDERS)}
+    for place in (directory / entry.name for entry in _entries(directory)):
+        name, ending = (place.name, "") if place.is_dir() else (place.stem, place.suffix.lower())
+        alike = name.lower() in ALIKE and place.name not in known
+        if alike and (ending == ".zip" or (not ending and _folders(place))):
+            raise DataError(f"{place} is none of the sets train, val and test, folders or *.zip: rename or remove it")
     if not split:
         return {"": directory}
     for name in ("train", "test"):
@@ -229,6 +232,21 @@ def _in_zip(place: Path, size: int, time: int, _: int) -> Part:
             classes.setdefault(path[0], [])
     state = [size, time, [(name, info.CRC) for name, info in members.items()]]
     return Part(place, {name: tuple(files) for name, files in classes.items()}, state)
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yields the files of a folder and of all folders inside it, except hidden ones; follows links.
+
+    Raises:
+        DataError: a folder or a file cannot be read, or a link leads to a folder that contains it.
+    """
+    for entry in _entries(folder):
+        path = folder / entry.name
+        if entry.is_dir():
+            _check_circle(path)
+            yield from files_below(path)
+        else:
+            yield path
 
 
 def passed_over(path: Iterable[str]) -> bool:

@@ -1,11 +1,11 @@
-"""Test characters for the page, from the training data of the weights if it is on this disk, otherwise from glyphs."""
+"""Test characters for the page: Omniglot's if the weights are for them and they are on this disk, otherwise glyphs."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from reptile_jax.data import DATA_SETS, DataError, Images, num_train, split
+from reptile_jax.data import DATA_SETS, Images, num_train, split
 
 DRAWINGS = 10  # of each character that the page gets: five examples and five queries
 
@@ -41,16 +41,16 @@ def load(config: ConfigDict) -> TestCharacters | None:
 
     Returns:
         The test characters; None if the weights are for photographs.
+
+    Raises:
+        DataError: the prepared copy of Omniglot is damaged.
     """
     data = config.data
     if DATA_SETS[data.name].scale != 1:
         return None
-    if data.name == "omniglot" and not _omniglot_is_there(data):
+    if data.name != "glyphs" and not (data.name == "omniglot" and _omniglot_is_there(data)):
         return _of_glyphs()
-    try:
-        images = DATA_SETS[data.name].load(data)
-    except (DataError, OSError):
-        return _of_glyphs()
+    images = DATA_SETS[data.name].load(data)
     tested = split(images, num_train(data, len(images.names)), data.validation_classes, config.seed)["test"]
     return TestCharacters(DATA_SETS[data.name].label, images, tested)
 

@@ -11,7 +11,7 @@ from reptile_jax.meta.episodes import Classes, Pool, sample_eval_task, sample_tr
 from reptile_jax.meta.inner_loop import InnerLoop, inner_loop, inner_optimizer, inner_step, summed_loss
 from reptile_jax.meta.protocols import predict_queries
 from reptile_jax.meta.reptile import MetaState, meta_step_size, meta_update, task_delta, with_zero_head
-from reptile_jax.meta.statistics import mean_over_tasks
+from reptile_jax.meta.statistics import mean_and_interval
 from reptile_jax.networks.omniglot import OmniglotClassifier
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -258,6 +258,6 @@ def test_both_protocols_equal_plain_loops(images):
 
 def test_accuracy_interval_is_over_tasks():
     correct = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]], bool)
-    measured = mean_over_tasks(correct.mean(axis=1))
+    measured = mean_and_interval(correct.mean(axis=1))
     assert measured.mean == pytest.approx(0.625) and measured.tasks == 4
     assert measured.ci95 == pytest.approx(1.96 * np.sqrt(((0.375**2) * 2 + 2 * 0.125**2) / 3) / 2)

@@ -13,7 +13,7 @@ class Mean(NamedTuple):
     tasks: int
 
 
-def mean_over_tasks(values: np.ndarray) -> Mean:
+def mean_and_interval(values: np.ndarray) -> Mean:
     """Mean and 95% interval: 1.96 standard errors of the values of the tasks (normal approximation).
 
     Args:

@@ -42,9 +42,9 @@ def predict(pretrained: str, support: str, queries: Sequence[str], output: str |
     """
     file = _output(output)
     wanted = query_files(queries)
-    _, labels = support_files(support)
+    examples, labels = support_files(support)
     learner = Learner(pretrained)
-    adapted = learner.adapt(support)
+    adapted = learner.adapt(examples, labels)
     counts = ", ".join(f"{name} ({labels.count(name)})" for name in adapted.classes)
     print(f"{pretrained} learned {counts}; images prepared {DATA_SETS[learner.config.data.name].preparation}")
     if file is None:

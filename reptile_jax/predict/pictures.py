@@ -1,6 +1,5 @@
 """Turns a person's files, folders and arrays into pixels like those that the weights were trained on."""
 
-import os
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -37,18 +36,13 @@ def query_files(named: Iterable[str | Path]) -> list[Path]:
     """Returns the files that are named, and the files in folders that are named, except hidden files.
 
     Raises:
-        DataError: there is no file or folder of a name, or a folder holds no files.
+        DataError: there is no file or folder of a name, or a folder holds no files or cannot be read.
     """
     found: list[Path] = []
     for name in named:
         path = Path(name).expanduser()
         if path.is_dir():
-            inside = sorted(
-                Path(folder, file)
-                for folder, _, files in os.walk(path)
-                for file in files
-                if not folders.passed_over(Path(folder, file).relative_to(path).parts)
-            )
+            inside = sorted(folders.files_below(path))
             if not inside:
                 raise DataError(f"queries={name} holds no images: put some there, or name another folder")
             found += inside

@@ -83,6 +83,7 @@ def keep(workdir: Path) -> None:
         ValueError: the run was evaluated with other fields than its config's; or the evaluation is not of shipped
             weights, or would replace a kept run.
     """
+    workdir = workdir.resolve()  # "." has no name
     folder, config = RESULTS / workdir.name, saved_config.read(workdir, default.get_config())
     results = json.loads((workdir / "results.json").read_text())
     if not is_run(workdir):
@@ -95,6 +96,8 @@ def keep(workdir: Path) -> None:
         each.data.dir = each.data.archives = ""
     if fields := [name for name in field_names(config) if get_field(evaluated, name) != get_field(config, name)]:
         raise ValueError(f"{workdir} was evaluated with other fields than those of its config: {', '.join(fields)}")
+    if "test" not in results:
+        raise ValueError(f"{workdir} was not evaluated on test classes: evaluate it with --config.eval_set=test")
     for result in (result for by_shots in results["test"].values() for result in by_shots.values()):
         for of_seed in result.get("seeds", {"": result}).values():
             if (tasks := of_seed["tasks"]) != config.eval_samples:

@@ -31,8 +31,8 @@ from reptile_jax.meta.episodes import Examples, TrainTask, class_batches
 from reptile_jax.meta.inner_loop import InnerLoop, Params, inner_loop, summed_loss
 from reptile_jax.meta.protocols import Predictions, classify
 from reptile_jax.meta.reptile import MetaState, meta_step_size, meta_update
-from reptile_jax.meta.statistics import mean_over_tasks
-from reptile_jax.run.evaluate import SETS, task_keys
+from reptile_jax.meta.statistics import mean_and_interval
+from reptile_jax.run.evaluate import task_keys
 from reptile_jax.run.programs import TRAINING_TASKS, initial_state, network_of, stream
 from reptile_jax.tasks import kind_of
 from reptile_jax.tasks.images import images_of
@@ -74,6 +74,7 @@ class Variant:
 
 
 QUERIES = 5  # of each class of a validation task
+VALIDATION_TASKS = 1  # the random stream of `eval_seed` that gave the tasks of the rows in search.jsonl
 RATE = {"learning_rate": 4e-3}
 EVALUATIONS: dict[str, dict[str, Any]] = {
     "rate 0.002": {"learning_rate": 2e-3},
@@ -180,12 +181,12 @@ def run(variant: Variant, seed: int, meta_iters: int, tasks: int, archives: str)
         other.update(fields)
         row: dict[str, Any] = {"evaluation": name, "seconds": round(seconds)}
         for shots in (1, 5):
-            key = random.fold_in(random.fold_in(random.key(config.eval_seed), SETS["validation"]), shots)
+            key = random.fold_in(random.fold_in(random.key(config.eval_seed), VALIDATION_TASKS), shots)
             keys = task_keys(key, 0, tasks)
             args = other, variant, pixels, table, data.pools["validation"], shots
             predictions = jax.device_get(eval_program(*args)(params, state.opt_state, keys))
             for protocol, labels in predictions._asdict().items():
-                mean = mean_over_tasks((labels == np.arange(config.classes)).mean(axis=(1, 2)))
+                mean = mean_and_interval((labels == np.arange(config.classes)).mean(axis=(1, 2)))
                 row[f"{shots}-shot {protocol}"] = [round(100 * mean.mean, 2), round(100 * mean.ci95, 2)]
         rows.append(row)
     return rows

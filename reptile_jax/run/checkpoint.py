@@ -25,7 +25,7 @@ from reptile_jax.files import replace_text
 from reptile_jax.meta.reptile import MetaState
 
 FOLDER = "checkpoints"  # inside a workdir
-SET_ASIDE = "damaged_checkpoints"  # inside a workdir: the folder for damaged checkpoints
+SET_ASIDE = "set_aside_checkpoints"  # inside a workdir: the folder for checkpoints that a run could not go on from
 WRITING = ".writing"  # among the checkpoints: which one is being written
 SEAL = "seal.json"  # inside a checkpoint
 KEPT = 3  # newest checkpoints that stay

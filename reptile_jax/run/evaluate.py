@@ -21,7 +21,7 @@ from reptile_jax.data import DATA_SETS
 from reptile_jax.devices import SEEDS, TASKS, agreed, is_main, machine, put
 from reptile_jax.files import replace_text
 from reptile_jax.meta.reptile import MetaState
-from reptile_jax.meta.statistics import Mean, mean_over_tasks
+from reptile_jax.meta.statistics import Mean, mean_and_interval
 from reptile_jax.progress import progress_bar
 from reptile_jax.run.interrupt import Interrupted, Stop
 from reptile_jax.run.programs import eval_program, initial_states
@@ -31,9 +31,10 @@ from reptile_jax.tasks import Data, kind_of
 # The most that one device computes in a dispatch, because a signal waits for the end of the dispatch.
 EVAL_TASKS = 25
 EVAL_COST = 50_000  # as `TaskKind.cost` counts
-# The sets that can be evaluated, with the number of their random streams. The numbers never change, because the
-# published accuracies were measured on the tasks that these numbers give.
-SETS = {"train": 0, "validation": 1, "test": 2}
+# The sets that can be evaluated, with the number of their random streams of `eval_seed`. The numbers never change,
+# because the published accuracies were measured on the tasks that these numbers give. They differ from the numbers of
+# the streams of `seed`, so that a run whose `seed` is `eval_seed` is not evaluated on tasks with the keys of training.
+SET_STREAMS = {"train": 4, "validation": 5, "test": 2}
 
 
 def evaluate(
@@ -63,7 +64,7 @@ def evaluate(
         "weights": {"source": source, "sha256": _digest(states.params)},
         "config": json.loads(config.to_json()),
     }
-    sets = [name for name in SETS if name in data.pools and (config.eval_train or name != "train")]
+    sets = [name for name in SET_STREAMS if name in data.pools and (config.eval_train or name != "train")]
     programs = {shots: eval_program(config, mesh, shots) for shots in eval_shots(config)}
     starts = {"trained": states}
     if config.eval_untrained:
@@ -148,7 +149,7 @@ def measure(
         done += _tasks_of(parts[-1])
         after(parts[-1])
     whole = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
-    return {name: [mean_over_tasks(x) for x in values] for name, values in whole.items()}
+    return {name: [mean_and_interval(x) for x in values] for name, values in whole.items()}
 
 
 def _tasks_of(values: Values) -> int:
@@ -172,7 +173,7 @@ def _eval_tasks(
     devices, seeds = mesh.shape[TASKS], config.num_seeds // mesh.shape[SEEDS]
     at_most = max(1, EVAL_COST // (kind_of(config).cost(config, shots) * seeds))
     count = devices * min(EVAL_TASKS, at_most, -(-config.eval_samples // devices))
-    key = random.fold_in(random.fold_in(random.key(config.eval_seed), SETS[name]), shots)
+    key = random.fold_in(random.fold_in(random.key(config.eval_seed), SET_STREAMS[name]), shots)
     keys = np.broadcast_to(random.key_data(task_keys(key, first, count)), (config.num_seeds, count, 2))
     pools = jax.tree.map(lambda x: np.full(count, x, np.int32), data.pools[name])
     return jax.device_get(program(states, data.source, pools, keys))

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from reptile_jax.config import ConfigError, completed, field_names, get_field, seeds_of
+from reptile_jax.config import ConfigError, completed, get_field, seeds_of, unknown_fields
 from reptile_jax.devices import mesh_of, put, together
 from reptile_jax.meta.reptile import MetaState
 from reptile_jax.run import checkpoint, weights_file
@@ -40,6 +40,24 @@ class Pretrained(NamedTuple):
     states: MetaState
 
 
+class Found(NamedTuple):
+    """Trained weights that are known to be there and undamaged, but are not read yet.
+
+    Attributes:
+        named: the name that they were asked for by.
+        path: the weights file or the checkpoint.
+        config: every field of their run.
+        fingerprint: the fingerprint of the training data; "" if it is not known.
+        restore: reads the states onto a mesh.
+    """
+
+    named: str | Path
+    path: Path
+    config: ConfigDict
+    fingerprint: str
+    restore: Callable[[Mesh], MetaState]
+
+
 def load(named: str | Path, mesh: Mesh | None = None) -> Pretrained:
     """Reads trained weights and the inner optimiser's state.
 
@@ -51,15 +69,19 @@ def load(named: str | Path, mesh: Mesh | None = None) -> Pretrained:
         CheckpointError: there is nothing of this name, or it is damaged.
         WeightsError: the weights file cannot be read, or it does not say which run it comes from.
     """
-    config, restore = _find(named)
-    return Pretrained(config, _finite(named, restore(mesh or mesh_of(config))))
+    found = find(named)
+    return Pretrained(found.config, _read(found, mesh or mesh_of(found.config)))
 
 
-def _find(named: str | Path) -> tuple[ConfigDict, Callable[[Mesh], MetaState]]:
-    """Returns the config of trained weights, and a function that reads their states once the config is known to fit."""
+def find(named: str | Path, quiet: bool = False) -> Found:
+    """Finds trained weights, named as in `load`; `quiet` is whether not to print which checkpoints are not usable.
+
+    Raises:
+        CheckpointError, WeightsError: as `load`.
+    """
     if path := _file(named):
         trained = weights_file.metadata(path)
-        config = completed(ConfigDict(json.loads(trained["config"])))
+        config = _completed(json.loads(trained["config"]), named)
 
         def of_file(mesh: Mesh) -> MetaState:
             shapes = jax.eval_shape(lambda: initial_state(config, config.seed))
@@ -67,11 +89,30 @@ def _find(named: str | Path) -> tuple[ConfigDict, Callable[[Mesh], MetaState]]:
             state = state._replace(iteration=jnp.int32(int(trained["meta_iters"])))
             return put(mesh, jax.tree.map(lambda x: np.asarray(x)[None], state))
 
-        return config, of_file
+        return Found(named, path, config, trained.get("fingerprint", ""), of_file)
     with together():
-        checkpoints, iteration = checkpoint.find(_existing(named))
-    config = completed(checkpoints.config(iteration))
-    return config, lambda mesh: checkpoints.restore(iteration, state_shapes(config, mesh))
+        checkpoints, iteration = checkpoint.find(_existing(named), quiet)
+    config = _completed(checkpoints.config(iteration).to_dict(), named)
+
+    def of_checkpoint(mesh: Mesh) -> MetaState:
+        return checkpoints.restore(iteration, state_shapes(config, mesh))
+
+    return Found(named, checkpoints.path(iteration), config, checkpoints.fingerprint(iteration), of_checkpoint)
+
+
+def _completed(saved: dict[str, Any], named: str | Path) -> ConfigDict:
+    """Returns the config of trained weights with every field of this version.
+
+    Raises:
+        CheckpointError: the config has other fields.
+    """
+    config = completed(ConfigDict(saved))
+    if other := [*unknown_fields(config)]:
+        raise CheckpointError(
+            f"{named} was written by another version, whose config differs in {', '.join(other)}: use that version, or "
+            f"another workdir"
+        )
+    return config
 
 
 def name_of(named: str | Path) -> str:
@@ -102,18 +143,10 @@ def config_text(named: str | Path) -> str:
     return (workdir / "config.json").read_text()
 
 
-def source_of(named: str | Path, workdir: Path) -> str:
-    """Says where trained weights, named as in `load`, are: a shipped name, or their path from a workdir.
-
-    Raises:
-        CheckpointError: there is nothing of this name.
-    """
-    path = _file(named)
-    if path is None:
-        with together():
-            checkpoints, iteration = checkpoint.find(_existing(named), quiet=True)
-        path = checkpoints.path(iteration)
-    return named if isinstance(named, str) and path == SHIPPED.get(named) else os.path.relpath(path, workdir)
+def source_of(found: Found, workdir: Path) -> str:
+    """Says where trained weights are: a shipped name, or their path from a workdir."""
+    shipped = isinstance(found.named, str) and found.path == SHIPPED.get(found.named)
+    return str(found.named) if shipped else os.path.relpath(found.path, workdir)
 
 
 def evaluated(workdir: Path) -> str | Path:
@@ -155,16 +188,15 @@ def _existing(named: str | Path) -> Path:
     )
 
 
-def load_for(config: ConfigDict, named: str | Path, mesh: Mesh) -> MetaState:
+def load_for(config: ConfigDict, found: Found, mesh: Mesh) -> MetaState:
     """Reads trained weights for a run, and checks that they fit and were not trained on its test classes.
 
     Raises:
-        CheckpointError, WeightsError: as `load`.
+        CheckpointError, WeightsError: the weights cannot be read, or are not finite.
         ConfigError: the weights have another number of classes or another inner optimiser, or were trained on another
             split of the same data.
     """
-    saved, restore = _find(named)
-    same_fields(saved, config, named)
+    saved, named = found.config, found.named
     for field in ("classes", "sgd", "num_seeds", "model.name", "model.filters", "data.size", "data.channels"):
         before, now = get_field(saved, field), get_field(config, field)
         if before != now:
@@ -185,53 +217,34 @@ def load_for(config: ConfigDict, named: str | Path, mesh: Mesh) -> MetaState:
             f"data.validation_classes={config.data.validation_classes} are more than the {held_out} held out of the "
             f"training of {named}, so that some were trained on: give at most {held_out}"
         )
-    states = _finite(named, restore(mesh))
+    states = _read(found, mesh)
     return states._replace(params=with_head_of(config, states.params))
 
 
-def _finite(named: str | Path, states: MetaState) -> MetaState:
+def _read(found: Found, mesh: Mesh) -> MetaState:
     """Returns the states.
 
     Raises:
         CheckpointError: not all of their numbers are finite.
     """
+    states = found.restore(mesh)
     for path, x in jax.tree_util.tree_flatten_with_path(states)[0]:
         if not bool(jnp.all(jnp.isfinite(x))):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise CheckpointError(f"{named} holds numbers that are not finite, in {name}: name other weights")
+            raise CheckpointError(f"{found.named} holds numbers that are not finite, in {name}: name other weights")
     return states
 
 
-def same_data(config: ConfigDict, named: str | Path, fingerprint: str) -> None:
-    """Checks that trained weights, named as in `load`, were trained on the current data, if the data set is the same.
+def same_data(config: ConfigDict, found: Found, fingerprint: str) -> None:
+    """Checks that trained weights were trained on the current data, if the data set is the same.
 
     Raises:
         ConfigError: the data set now has other images.
     """
-    if file := _file(named):
-        trained = weights_file.metadata(file)
-        name, before = json.loads(trained["config"])["data"]["name"], trained.get("fingerprint", "")
-    else:
-        with together():
-            checkpoints, iteration = checkpoint.find(_existing(named), quiet=True)
-        name, before = checkpoints.config(iteration).data.name, checkpoints.fingerprint(iteration)
-    if name == config.data.name and before and before != fingerprint:
+    if found.config.data.name == config.data.name and found.fingerprint not in ("", fingerprint):
         raise ConfigError(
-            f"data.dir={config.data.dir} holds other images than {named} was trained on: give the folder that it was "
-            f"trained on, or another workdir without --pretrained"
-        )
-
-
-def same_fields(saved: ConfigDict, config: ConfigDict, named: str | Path) -> None:
-    """Checks that a saved config, completed, has the fields of this version.
-
-    Raises:
-        CheckpointError: the config has other fields.
-    """
-    if other := field_names(saved) ^ field_names(config):
-        raise CheckpointError(
-            f"{named} was written by another version, whose config differs in {', '.join(sorted(other))}: use that "
-            f"version, or another workdir"
+            f"data.dir={config.data.dir} holds other images than {found.named} was trained on: give the folder that it "
+            f"was trained on, or another workdir without --pretrained"
         )
 
 
@@ -251,19 +264,18 @@ def export(workdir: str | Path, file: str | Path, seed: int | None = None) -> No
     file = Path(file).expanduser()
     if file.suffix != ".safetensors":
         raise weights_file.WeightsError(f"{file} would not be recognised as a weights file: name it {file}.safetensors")
-    states = load(workdir).states
+    found = find(workdir)
     config = completed(
         ConfigDict(json.loads(config_text(workdir)))
     )  # the config of the last evaluation; a checkpoint has an earlier one
     seeds = seeds_of(config)
     seed = seeds[0] if seed is None and len(seeds) == 1 else seed
     if seed is None or seed not in seeds:
-        raise ConfigError(
-            f"seed={seed} is not a seed of {workdir}: give one of {', '.join(map(str, seeds))} after FILE"
-        )
+        wrong = f"{workdir} has several seeds" if seed is None else f"seed={seed} is not a seed of {workdir}"
+        raise ConfigError(f"{wrong}: give one of {', '.join(map(str, seeds))} after FILE")
     index, config.seed, config.num_seeds = seeds.index(seed), seed, 1
-    checkpoints, iteration = checkpoint.find(_existing(workdir))
-    weights_file.save(file, jax.tree.map(lambda x: x[index], states), config, checkpoints.fingerprint(iteration))
+    states = _read(found, mesh_of(found.config))
+    weights_file.save(file, jax.tree.map(lambda x: x[index], states), config, found.fingerprint)
 
 
 if __name__ == "__main__":

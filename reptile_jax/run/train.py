@@ -15,19 +15,19 @@ from jax import random
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from reptile_jax.config import ConfigError, completed, differences, seeds_of, validate
+from reptile_jax.config import ConfigError, differences, seeds_of, validate
 from reptile_jax.devices import agreed, is_main, machine, mesh_of, put, same_everywhere, together
 from reptile_jax.files import LockedError, lock, replace_text
 from reptile_jax.meta.reptile import MetaState
 from reptile_jax.progress import progress_bar
 from reptile_jax.run import checkpoint, plots
-from reptile_jax.run.checkpoint import CheckpointError, Checkpoints
+from reptile_jax.run.checkpoint import Checkpoints
 from reptile_jax.run.evaluate import evaluate, label_of, task_keys
 from reptile_jax.run.interrupt import Interrupted, Stop, stop_on_signal
 from reptile_jax.run.metrics import MetricsWriter, read_rows
 from reptile_jax.run.not_finite import bad_tasks
-from reptile_jax.run.pretrained import evaluated, is_run, load_for, same_data, same_fields, source_of
-from reptile_jax.run.programs import CURVE_TASKS, eval_program, initial_states, state_shapes, stream, train_program
+from reptile_jax.run.pretrained import Found, evaluated, find, is_run, load_for, same_data, source_of
+from reptile_jax.run.programs import CURVE_TASKS, eval_program, initial_states, stream, train_program
 from reptile_jax.tasks import Data, TaskKind, kind_of
 
 DISPATCH = 1.0  # seconds per dispatch, about; a signal waits for the end of one
@@ -68,17 +68,20 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, pretrained: str 
         raise ConfigError(
             f"workdir={workdir} does not hold the same run in every process: name one on a disk that all of them share"
         )
+    found = None
     if newest is not None:
-        states = resume(config, workdir, newest, mesh)
+        found = find(workdir / checkpoint.FOLDER / str(newest))._replace(named=workdir)
+        states = resume(config, workdir, found, mesh)
     elif pretrained is not None:
-        states = load_for(config, pretrained, mesh)
+        found = find(pretrained)
+        states = load_for(config, found, mesh)
         states = states._replace(iteration=jnp.zeros_like(states.iteration))
     else:
         states = put(mesh, initial_states(config))
     with together():
         data = kind_of(config).load(config, mesh)
-    if began_from := workdir if newest is not None else pretrained:
-        same_data(config, began_from, data.fingerprint)
+    if found is not None:
+        same_data(config, found, data.fingerprint)
     with _held(workdir), stop_on_signal() as stop:
         with together():
             if checkpoint.newest(workdir, _steps(workdir), quiet=True) != newest:
@@ -96,7 +99,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, pretrained: str 
                     moved = f"; it was on {before}, and rounding differs on {now}" if before not in ("", now) else ""
                     print(f"Resuming {workdir} at meta-iteration {newest}{begun}{moved}.", file=sys.stderr)
         states = train(config, workdir, data, states, mesh, stop)
-        return evaluate(config, workdir, data, states, mesh, stop, source_of(workdir, workdir))
+        return evaluate(config, workdir, data, states, mesh, stop, source_of(find(workdir), workdir))
 
 
 def evaluate_only(config: ConfigDict, workdir: str | Path, pretrained: str | Path | None = None) -> dict[str, Any]:
@@ -109,28 +112,38 @@ def evaluate_only(config: ConfigDict, workdir: str | Path, pretrained: str | Pat
     """
     validate(config)
     workdir, mesh = Path(workdir).expanduser(), _devices(config)
-    named = pretrained or evaluated(workdir)
-    states = load_for(config, named, mesh)
-    source = source_of(named, workdir)
-    if is_run(workdir) and named != workdir and not _is_newest(workdir, source):
-        raise ConfigError(
-            f"workdir={workdir} holds a run of its own, whose results those of {named} would replace: name another one"
-        )
+    found = find(pretrained or evaluated(workdir))
+    states = load_for(config, found, mesh)
+    if is_run(workdir):
+        _check_own(config, workdir, found)
     with together():
         data = kind_of(config).load(config, mesh)
-    same_data(config, named, data.fingerprint)
+    same_data(config, found, data.fingerprint)
     kept = not workdir.exists() or os.access(workdir, os.W_OK)
     if not kept and is_main():
         print(f"{workdir} is read-only: the results are printed, and not kept.", file=sys.stderr)
     with _held(workdir) if kept else contextlib.nullcontext(), stop_on_signal() as stop:
-        return evaluate(config, workdir if kept else None, data, states, mesh, stop, source)
+        return evaluate(config, workdir if kept else None, data, states, mesh, stop, source_of(found, workdir))
 
 
-def _is_newest(workdir: Path, source: str) -> bool:
-    """Returns whether the weights at `source`, as `source_of` names them, are the newest of the workdir's run."""
-    with contextlib.suppress(CheckpointError):
-        return source == source_of(workdir, workdir)
-    return False
+def _check_own(config: ConfigDict, workdir: Path, found: Found) -> None:
+    """Checks that the results in a run's workdir stay those of the run.
+
+    Raises:
+        ConfigError: the weights are not the run's newest, or the config evaluates them in another way than the run.
+    """
+    own = checkpoint.newest(workdir, quiet=True)
+    if own is None or found.path.resolve() != Checkpoints(workdir).path(own).resolve():
+        raise ConfigError(
+            f"workdir={workdir} holds a run of its own, whose results those of {found.named} would replace: name "
+            f"another one"
+        )
+    changed = [change for change in differences(found.config, config) if not change.startswith("meta_iters:")]
+    if changed:
+        raise ConfigError(
+            f"workdir={workdir} holds a run whose results this evaluation would replace ({'; '.join(changed)}): keep "
+            f"its fields, or give --pretrained={workdir} --workdir=ANOTHER"
+        )
 
 
 @contextlib.contextmanager
@@ -170,15 +183,13 @@ def _devices(config: ConfigDict) -> Mesh:
     return mesh
 
 
-def resume(config: ConfigDict, workdir: Path, iteration: int, mesh: Mesh) -> MetaState:
-    """Reads the checkpoint of a workdir that training continues from.
+def resume(config: ConfigDict, workdir: Path, found: Found, mesh: Mesh) -> MetaState:
+    """Reads the checkpoint, of a workdir, that training continues from.
 
     Raises:
         ConfigError: the run in the workdir has another config.
     """
-    checkpoints = Checkpoints(workdir)
-    saved = completed(checkpoints.config(iteration))
-    same_fields(saved, config, workdir)
+    saved = found.config
     changed = differences(saved, config)
     if [change.split(":")[0] for change in changed] == ["meta_iters"]:
         raise ConfigError(
@@ -190,7 +201,7 @@ def resume(config: ConfigDict, workdir: Path, iteration: int, mesh: Mesh) -> Met
         raise ConfigError(
             f"workdir={workdir} holds another run ({'; '.join(changed)}): name another workdir or keep its fields"
         )
-    return checkpoints.restore(iteration, state_shapes(config, mesh))
+    return found.restore(mesh)
 
 
 def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh: Mesh, stop: Stop) -> MetaState:

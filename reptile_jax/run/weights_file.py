@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
+from reptile_jax.files import replace_bytes
 from reptile_jax.meta.reptile import MetaState
 
 
@@ -27,7 +28,7 @@ class WeightsError(Exception):
 
 
 def save(path: str | Path, state: MetaState, config: ConfigDict | None = None, fingerprint: str = "") -> None:
-    """Writes the weights of a state and its inner optimiser's state; dtypes stay as they are.
+    """Writes the weights of a state and its inner optimiser's state in place of an earlier file; dtypes stay.
 
     A new run can start from a weights file, but a run cannot resume from it. The meta-iteration is only metadata.
 
@@ -47,7 +48,7 @@ def save(path: str | Path, state: MetaState, config: ConfigDict | None = None, f
     if config:
         known |= {"config": config.to_json(), "meta_iters": str(int(state.iteration))}
     try:
-        Path(path).write_bytes(to_bytes(tensors, known or None))
+        replace_bytes(Path(path), to_bytes(tensors, known or None))
     except OSError as error:
         raise WeightsError(f"{path} cannot be written ({error.strerror}): make room and write access there") from error
 

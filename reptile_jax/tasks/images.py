@@ -30,8 +30,9 @@ def load(config: ConfigDict, mesh: Mesh) -> Data:
     Raises:
         DataError: the data is missing or damaged.
     """
-    sets, data = eval_sets(config), config.data
-    images = DATA_SETS[data.name].load(data)
+    data = config.data
+    images = DATA_SETS[data.name].load(data)  # first, because it compares the files with what `validate` has counted
+    sets = eval_sets(config)
     train = num_train(data, len(images.names))
     splits = [split(images, train, data.validation_classes, seed) for seed in seeds_of(config)]
     wanted = np.unique(np.concatenate([of_seed[name] for of_seed in splits for name in sets]))
@@ -193,22 +194,22 @@ def picture(
 
 
 KIND = TaskKind(
-    load,
-    input_shape,
-    lambda config: config.classes,
-    sample_train,
-    sample_eval,
-    loss,
-    evaluate,
-    measures,
-    headline,
-    "accuracy",
-    {"ylim": (None, 1)},
-    "classes",
-    shown,
-    report,
-    setting,
-    cost,
-    describe,
-    picture,
+    load=load,
+    input_shape=input_shape,
+    outputs=lambda config: config.classes,
+    sample_train=sample_train,
+    sample_eval=sample_eval,
+    loss=loss,
+    evaluate=evaluate,
+    measures=measures,
+    headline=headline,
+    measured="accuracy",
+    axis={"ylim": (None, 1)},
+    made_of="classes",
+    shown=shown,
+    report=report,
+    setting=setting,
+    cost=cost,
+    describe=describe,
+    picture=picture,
 )
