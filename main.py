@@ -48,7 +48,8 @@ def benchmark(asked: Asked) -> None:
     """Measures the speed of training and evaluation, and that of the PyTorch implementation."""
     from parity_tests import benchmark
 
-    benchmark.run({asked.name: asked.config} if asked.config else benchmark.published(), asked.workdir)
+    settings = {asked.name: asked.config} if asked.config else benchmark.published()
+    benchmark.run(settings, asked.workdir, asked.rounds or benchmark.ROUNDS)
 
 
 def predict(asked: Asked) -> None:

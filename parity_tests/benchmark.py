@@ -28,7 +28,7 @@ from reptile_jax.run.programs import network_of
 from reptile_jax.tasks import kind_of
 from reptile_torch_ref.model import MEMORY as LAYOUT
 
-ROUNDS = 7  # how often each measurement is taken; the measurements take turns
+ROUNDS = 7  # how often each measurement is taken by default; the measurements take turns
 SECONDS = 1.5  # about how long one measurement takes
 SIZES = (1024, 2048, 4096)  # of the matrix products with which the rates are compared
 PARTS = ("sampling", "optimiser", "backward")  # of a training step, in the order in which they are removed
@@ -64,15 +64,16 @@ def published() -> dict[str, ConfigDict]:
     return settings
 
 
-def run(settings: dict[str, ConfigDict], workdir: Path) -> None:
+def run(settings: dict[str, ConfigDict], workdir: Path, rounds: int = ROUNDS) -> None:
     """Measures, prints a table, and writes benchmark.json in the workdir.
 
-    The measurements take turns, and each is taken `ROUNDS` times, so that other work on the machine affects all of them
-    equally. The configs name the data set; no accuracy is measured.
+    The measurements take turns, so that other work on the machine affects all of them equally. The configs name the
+    data set; no accuracy is measured.
 
     Args:
         settings: the configs to measure, by name.
         workdir: the folder for benchmark.json.
+        rounds: how often each measurement is taken; those of separate training processes at most three times.
 
     Raises:
         ConfigError: a config is impossible.
@@ -88,14 +89,15 @@ def run(settings: dict[str, ConfigDict], workdir: Path) -> None:
     results: dict[str, Any] = {"machine": {"device": device, "cpus": usable_cores(), "versions": versions}}
     for name, config in settings.items():
         print(f"\n{name} on {label_of(config)}; JAX {versions['jax']} on {device}, PyTorch {versions['torch']}\n")
-        results[name] = measure(name, config)
+        results[name] = measure(name, config, rounds)
+        (workdir / "benchmark.json").write_text(json.dumps(results, indent=2) + "\n")
     for name, config in settings.items():
         print(f"\n{name} on {label_of(config)}: a training process alone\n")
-        results[name]["process"] = training_process(config)
+        results[name]["process"] = training_process(config, min(rounds, 3))
     (workdir / "benchmark.json").write_text(json.dumps(results, indent=2) + "\n")
 
 
-def measure(name: str, config: ConfigDict) -> dict[str, Any]:
+def measure(name: str, config: ConfigDict, rounds: int) -> dict[str, Any]:
     """Measures one setting, and prints it as two tables."""
     there = len(jax.devices())
     of_run = best_cpu_devices(config, there) if jax.devices()[0].platform == "cpu" else there
@@ -118,7 +120,7 @@ def measure(name: str, config: ConfigDict) -> dict[str, Any]:
         works[f"train on {count}"] = workloads.training(config, sets[count], meshes[count])
         works[f"eval on {count}"] = workloads.evaluation(config, sets[count], meshes[count])
         works[f"curve point on {count}"] = workloads.curve(config, sets[count], meshes[count])
-    rates = measured_in_turn(name, works)
+    rates = measured_in_turn(name, works, rounds)
     for count in counts:  # of one task, not of a dispatch of them
         rates[f"eval on {count}"] *= EVAL_TASKS * meshes[count].shape[TASKS]
     rates["eval, PyTorch"] *= EVAL_TASKS
@@ -207,15 +209,15 @@ def median(values: np.ndarray) -> Measured:
     return Measured(float(np.median(values)), float(np.min(values)), float(np.max(values)))
 
 
-def measured_in_turn(name: str, works: dict[str, Work]) -> dict[str, np.ndarray]:
+def measured_in_turn(name: str, works: dict[str, Work], rounds: int) -> dict[str, np.ndarray]:
     """Returns the rates of every work, units/s, [rounds]; before, each work is done once to compile and to warm up."""
-    amounts, rates = {}, {work: np.zeros(ROUNDS) for work in works}
-    with tqdm(total=len(works) * (ROUNDS + 1), desc=name, leave=False, disable=None) as bar:
+    amounts, rates = {}, {work: np.zeros(rounds) for work in works}
+    with tqdm(total=len(works) * (rounds + 1), desc=name, leave=False, disable=None) as bar:
         for work, do in works.items():
             do(1)
             amounts[work] = max(1, round(SECONDS * rate_of(do, 2)))
             bar.update()
-        for i in range(ROUNDS):
+        for i in range(rounds):
             for work, do in works.items():
                 rates[work][i] = rate_of(do, amounts[work])
                 bar.update()
@@ -277,33 +279,36 @@ def products(jaxpr: Any) -> Iterator[int]:
                 yield from products(inner)
 
 
-def training_process(config: ConfigDict) -> dict[str, Any]:
+def training_process(config: ConfigDict, rounds: int) -> dict[str, Any]:
     """Starts separate training processes, which do not import PyTorch, and prints their time and memory.
 
     Returns:
         The seconds from the start of the process to the end of the first meta-iteration, without and with a compilation
-        cache; and the process's resident memory in MB, at meta-iterations and at its peak.
+        cache; and, on Linux, the process's resident memory in MB, at meta-iterations and at its peak.
     """
     seconds: dict[str, list[float]] = {"cold": [], "warm": []}
-    for i in range(3):
+    memory: list[float] = []
+    for i in range(rounds):
         with tempfile.TemporaryDirectory() as cache:
             seconds["cold"].append(footprint(config, cache, 0)[0])
             seconds["warm"].append(footprint(config, cache, 0)[0])
-            if i == 0:
-                _, (_, *memory, peak) = footprint(config, cache, MEMORY[0])
+            if i == 0 and sys.platform == "linux":
+                _, (_, *memory) = footprint(config, cache, MEMORY[0])
     starts = {kind: median(np.array(values)) for kind, values in seconds.items()}
-    by_iteration = {(i + 1) * MEMORY[1]: round(megabytes) for i, megabytes in enumerate(memory)}
     row("", "a training process, PyTorch not imported")
     row("---", "---")
     for kind, measured in starts.items():
         row(f"its start to the end of the first meta-iteration, compilation cache {kind}", f"{measured} s")
-    row("resident memory, MB, at meta-iteration", ", ".join(f"{i}: {mb}" for i, mb in by_iteration.items()))
-    row("resident memory at most, training, curves, checkpoints and evaluation", f"{peak:.0f} MB")
-    return {
-        "first_meta_iteration_seconds": {kind: measured.as_json() for kind, measured in starts.items()},
-        "resident_megabytes": by_iteration,
-        "peak_megabytes": round(peak),
+    result: dict[str, Any] = {
+        "first_meta_iteration_seconds": {kind: measured.as_json() for kind, measured in starts.items()}
     }
+    if memory:
+        *at_points, peak = map(round, memory)
+        by_iteration = {(i + 1) * MEMORY[1]: megabytes for i, megabytes in enumerate(at_points)}
+        row("resident memory, MB, at meta-iteration", ", ".join(f"{i}: {mb}" for i, mb in by_iteration.items()))
+        row("resident memory at most, training, curves, checkpoints and evaluation", f"{peak} MB")
+        result |= {"resident_megabytes": by_iteration, "peak_megabytes": peak}
+    return result
 
 
 def footprint(config: ConfigDict, cache: str, measurements: int) -> tuple[float, list[float]]:

@@ -1,6 +1,9 @@
 """Tests of the benchmark's calculations and output; no test depends on a speed."""
 
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -38,11 +41,10 @@ def test_operations_are_those_that_xla_counts(module, network):
 
 @pytest.mark.parametrize(("network", "more"), [("omniglot", []), ("miniimagenet", ["train_default_layout"])])
 def test_a_benchmark_of_one_round(tmp_path, monkeypatch, capsys, network, more):
-    monkeypatch.setattr(benchmark, "ROUNDS", 3)
     monkeypatch.setattr(benchmark, "SECONDS", 0.01)
     monkeypatch.setattr(benchmark, "MEMORY", (2, 3))
     config = small(meta_iters=100, **{"model.name": network})
-    benchmark.run({"small": config}, tmp_path / "run")
+    benchmark.run({"small": config}, tmp_path / "run", rounds=3)
     results = json.loads((tmp_path / "run" / "benchmark.json").read_text())
     assert [name for name in results["small"] if name.startswith("train")] == ["train", *more]
     for kind in ("train", "eval", *more):
@@ -69,6 +71,35 @@ def test_a_benchmark_of_one_round(tmp_path, monkeypatch, capsys, network, more):
     assert process["peak_megabytes"] >= max(process["resident_megabytes"].values())
     printed = capsys.readouterr().out
     assert "small on glyphs (synthetic)" in printed and "| train, meta-iterations/s | " in printed
+
+
+def test_a_point_of_the_curves_is_as_many_tasks_as_in_a_run(monkeypatch):
+    """With three sets, a run draws a training task and one of the held-out set."""
+    config = small(**{"data.validation_classes": 20, "eval_set": "test"})
+    mesh = mesh_of(config)
+    data, drawn = kind_of(config).load(config, mesh), []
+    program = lambda states, source, pools, keys: drawn.append((pools, keys))  # noqa: E731
+    monkeypatch.setattr(workloads, "eval_program", lambda *_: program)
+    workloads.curve(config, data, mesh)(1)
+    ((pools, keys),) = drawn
+    assert len(data.pools) == 3 and keys.shape == (1, 2, 2)
+    assert [tuple(map(int, pool)) for pool in zip(*pools, strict=True)] == [data.pools["train"], data.pools["test"]]
+
+
+def test_the_rates_of_two_devices(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from parity_tests import benchmark as b;"
+        "from reptile_jax.testing.small_runs import small;"
+        "b.SECONDS = 0.01; b.training_process = lambda *_: {};"
+        "b.run({'small': small(meta_iters=100)}, Path(sys.argv[1]), rounds=1)"
+    )
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=True, env=environment, capture_output=True)
+    by_count = json.loads((tmp_path / "benchmark.json").read_text())["small"]["devices"]
+    assert list(by_count) == ["1", "2"]
+    for what in ("train", "eval"):
+        rate, beside_one = by_count["2"][what]["median"], by_count["2"][f"{what}_beside_one"]["median"]
+        assert rate / by_count["1"][what]["median"] == pytest.approx(beside_one)
 
 
 def test_the_default_layout_is_pytorchs(monkeypatch):

@@ -28,7 +28,7 @@ from reptile_torch_ref.train import inner_of
 
 # All of glyphs and as many of Omniglot, so that both have one shape and compile once.
 TRAIN_CLASSES, HELD_OUT_CLASSES = 1400, 150
-PHOTOGRAPHS = 20  # of each class, as many as a character has drawings
+PHOTOGRAPHS = 6  # of each class, unless a task needs more
 POOLS = {"train": Pool(0, TRAIN_CLASSES), "held_out": Pool(TRAIN_CLASSES, HELD_OUT_CLASSES)}
 
 Arrays = dict[str, np.ndarray]  # by name, "conv_0/kernel", in the layouts of the weights file
@@ -105,16 +105,17 @@ def check(config: ConfigDict) -> None:
 def setup(config: ConfigDict, dtype: jnp.dtype, start: MetaState | None = None) -> Setup:
     """Returns a configuration's data and its initial state, or `start` as the initial state."""
     data = config.data
-    pixels = load_pixels(data.to_json(), config.seed)
+    images = max(PHOTOGRAPHS, config.train_shots, config.shots + 1)
+    pixels = load_pixels(data.to_json(), config.seed, images)
     return Setup(config, pixels, initial_state(config, config.seed, dtype) if start is None else start)
 
 
 @cache
-def load_pixels(data: str, seed: int) -> Pixels:
-    """Reads a data set on each side; `data` is the config's field `data` as JSON."""
+def load_pixels(data: str, seed: int, images: int = PHOTOGRAPHS) -> Pixels:
+    """Reads a data set on each side, or makes photographs, `images` of each class; `data` is the field as JSON."""
     config = ConfigDict(json.loads(data))
     if config.name == "images":
-        return photographs(config.size, config.channels)
+        return photographs(config.size, config.channels, images)
     held_out = config.validation_classes
     ours = drawings_of(config, seed)
     theirs = torch_data.load(config, seed)
@@ -157,19 +158,19 @@ def different_rows(ours: np.ndarray, theirs: np.ndarray) -> int:
     return int(np.sum(np.any(ours != theirs, axis=(1, 2, 3))))
 
 
-def photographs(size: int, channels: int) -> Pixels:
-    """Makes smooth images with noise, of 20 classes, for both sides; further classes repeat these classes.
+def photographs(size: int, channels: int, count: int) -> Pixels:
+    """Makes smooth images with noise for both sides, `count` of each of 20 classes; further classes repeat these.
 
     `different_images` compares what each side reads from files.
     """
     rng = np.random.default_rng(0)
-    coarse = rng.random((20, 1, 5, 5, channels)) + 0.5 * rng.random((20, PHOTOGRAPHS, 5, 5, channels))
+    coarse = rng.random((20, 1, 5, 5, channels)) + 0.5 * rng.random((20, count, 5, 5, channels))
     rows = np.arange(size) * 4 / max(size - 1, 1)
     weights = np.maximum(0, 1 - np.abs(rows[:, None] - np.arange(5)))  # [size, 5], linear interpolation of five values
     smooth = np.einsum("kiabc,ya,xb->kiyxc", coarse, weights, weights) / 1.5
     pixels = np.clip(255 * smooth + rng.normal(scale=8, size=smooth.shape), 0, 255).astype(np.uint8)
     classes = jnp.arange(TRAIN_CLASSES + HELD_OUT_CLASSES, dtype=jnp.int32)
-    table = Classes(classes % 20 * PHOTOGRAPHS, jnp.full_like(classes, PHOTOGRAPHS))
+    table = Classes(classes % 20 * count, jnp.full_like(classes, count))
     pixels = pixels.reshape(-1, size, size, channels)
     return Pixels((jnp.asarray(pixels), table), torch.from_numpy(pixels / torch_data.SCALE["images"]), 0)
 

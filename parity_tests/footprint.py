@@ -1,7 +1,8 @@
 """Measures a training process by itself: python -m parity_tests.footprint CONFIG_AS_JSON MEASUREMENTS STEP.
 
 The program prints its resident memory in MB as soon as the first meta-iteration is done. If MEASUREMENTS is not 0, it
-then trains and evaluates a run, and prints the memory after every STEP meta-iterations. The last line is the peak.
+then trains and evaluates a run, and prints the memory after every STEP meta-iterations. The last line is the peak. The
+numbers are "nan" where the system is not Linux.
 """
 
 import contextlib
@@ -34,6 +35,8 @@ class Reporter(MetricsWriter):
 
 def megabytes(field: str) -> float:
     """Returns a field of Linux's /proc/self/status: "VmRSS" is the resident memory, "VmHWM" its peak."""
+    if sys.platform != "linux":
+        return float("nan")
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(fields[field].split()[0]) / 1024
 

@@ -51,18 +51,11 @@ def test_a_folder_of_images(tmp_path, monkeypatch):
     assert results["config"]["train_shots"] == 10 and len(results["rungs"]) == 3
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"train_shots": 21}, "train_shots=21: parity compares at most 20"),
-        ({"shots": 20}, "shots=20: parity compares at most 19"),
-        ({"model.name": "perceptron"}, "model.name=perceptron: the PyTorch implementation has only"),
-    ],
-)
-def test_what_cannot_be_compared_is_told_before_anything_is_measured(tmp_path, monkeypatch, fields, message):
+def test_what_cannot_be_compared_is_told_before_anything_is_measured(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(ConfigError, match=message):
-        report.run(photographs(tmp_path / "images", **fields), tmp_path / "run")
+    config = photographs(tmp_path / "images", **{"model.name": "perceptron"})
+    with pytest.raises(ConfigError, match="model.name=perceptron: the PyTorch implementation has only"):
+        report.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -31,7 +31,7 @@ ONLY_IN = {  # flag -> the modes that have it
     "config": RUNS, "workdir": RUNS, "pretrained": ("train", "eval", "predict", "demo"),
     "distributed": ("train", "eval"), "host": ("demo",), "port": ("demo",),
     "support": ("predict",), "queries": ("predict",), "output": ("predict",), "top": ("predict",),
-    "cpu_devices": ("train", "eval", "benchmark"),
+    "cpu_devices": ("train", "eval", "benchmark"), "rounds": ("benchmark",),
 }  # fmt: skip
 FIELD = re.compile(r"--?(?:no)?config\.([^=]*)")
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "whole numbers, such as (1,5)"}
@@ -57,6 +57,7 @@ class Asked(NamedTuple):
         host: name or address that mode=demo listens on; None for this machine alone.
         port: port that mode=demo listens on.
         cpu_devices: XLA devices to divide the CPU into; None: as many as serve.
+        rounds: how often mode=benchmark takes each measurement.
     """
 
     mode: str
@@ -73,6 +74,7 @@ class Asked(NamedTuple):
     output: str | None
     top: int | None
     cpu_devices: int | None
+    rounds: int | None
     host: str | None
     port: int | None
 
@@ -148,6 +150,8 @@ def _flags(modes: Mapping[str, Callable[..., Any]]) -> flags.FlagValues:
     flags.DEFINE_integer("port", None, "Port for --mode=demo. The default is 8000.", 1, 65535, flag_values=given)
     text = "XLA devices to divide the CPU into. The default is the number of cores, or less if that trains as fast."
     flags.DEFINE_integer("cpu_devices", None, text, 1, flag_values=given)
+    text = "How often --mode=benchmark takes each measurement. The default is 7; 1 is a first look."
+    flags.DEFINE_integer("rounds", None, text, 1, flag_values=given)
     return given
 
 
@@ -318,13 +322,14 @@ def _help(program: str, modes: Mapping[str, Callable[..., Any]], given: flags.Fl
     """Returns the text of --help: flags, modes and configs, read from the places that define them."""
     first = {name: (inspect.getdoc(mode) or "").partition("\n")[0] for name, mode in modes.items()}
     own = {f"--{name}": given[name].help for name in given if name in Asked._fields}
+    default = CONFIGS / "default.py" if IN_WHEEL else "configs/default.py"
     return "\n".join(
         [
             f"{program} --config=NAME [--config.FIELD=VALUE ...] [--mode=MODE] [--workdir=DIR] [--pretrained=WEIGHTS]",
             *("", "Flags:", *_columns({flag: text for flag, text in own.items() if text})),
             *("", "Modes (--mode=MODE):", *_columns(first)),
             *("", "Configs (--config=NAME):", *_columns(_configs())),
-            *("", "Fields (--config.FIELD=VALUE): configs/default.py lists them with defaults and comments."),
+            *("", f"Fields (--config.FIELD=VALUE): {default} lists them with defaults and comments."),
         ]
     )
 

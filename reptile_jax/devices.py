@@ -33,6 +33,9 @@ def usable_cores() -> int:
         group = Path("/proc/self/cgroup").read_text().strip().rpartition("::/")[2]
         quota, period = Path("/sys/fs/cgroup", group, "cpu.max").read_text().split()
         cores = min(cores, max(1, int(quota) // int(period)))
+    with contextlib.suppress(OSError, ValueError):  # no control groups of version 1; no quota is -1
+        quota, period = (Path(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        cores = min(cores, max(1, int(quota) // int(period))) if int(quota) > 0 else cores
     return cores
 
 

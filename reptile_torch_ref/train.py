@@ -102,10 +102,12 @@ def parse_flags(argv: list[str]) -> list[str]:
         if CONFIG.value is None:
             sys.exit("error: no config is given: give --config=configs/NAME.py")
         _ = CONFIG.value.seed  # raises where the file was not found
-    except (flags.Error, AttributeError, KeyError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
     except OSError:
         sys.exit("error: --config names no file: give configs/NAME.py")
+    except Exception as error:  # a config is a program, and can fail in any way
+        text = str(error.args[0] if isinstance(error, KeyError) else error).strip()
+        text = text.splitlines()[-1] if "Traceback" in text else text
+        sys.exit(f"error: {' '.join(text.split())}")
     if len(rest) > 1:
         sys.exit(f"error: unexpected argument {rest[1]}: flags are written --name=value")
     return rest

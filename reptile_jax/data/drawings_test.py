@@ -115,6 +115,15 @@ def test_what_has_no_ink():
         prepare_drawing(Image.new("RGB", (50, 50), "white"))
 
 
+def test_a_line_that_is_very_long():
+    """The square around it would take gigabytes."""
+    line = Image.new("L", (16_000, 3), 255)
+    line.putpixel((0, 1), 0)
+    line.putpixel((15_999, 1), 0)
+    with pytest.raises(ValueError, match="the drawing in it is 16000x1 pixels large: give at most 10000"):
+        prepare_drawing(line)
+
+
 def test_the_threshold_parts_the_groups_most():
     """Compares with the smallest variance within the groups, tried at every brightness."""
     rng = np.random.default_rng(0)

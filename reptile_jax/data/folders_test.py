@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from reptile_jax.data.folders import listing
+from reptile_jax.data.folders import files_below, listing
 from reptile_jax.data.images import DataError
 from reptile_jax.testing.small_images import members, write_folder, write_zip
 
@@ -116,6 +116,20 @@ def test_links_are_followed(tmp_path):
 # Changes.
 
 
+def test_files_below_a_folder(tmp_path):
+    """Hidden ones are left out, links are followed, and a circle or a link to nowhere is an error."""
+    write_folder(tmp_path / "elsewhere", {"b.png": b"", ".hidden": b""})
+    write_folder(tmp_path / "folder", {"a.png": b"", "inside/c.png": b""})
+    (tmp_path / "folder" / "link").symlink_to(tmp_path / "elsewhere")
+    found = [str(path.relative_to(tmp_path / "folder")) for path in files_below(tmp_path / "folder")]
+    assert found == ["a.png", "inside/c.png", "link/b.png"]
+    for target, message in ((tmp_path / "folder", "circular link"), (tmp_path / "nowhere", "cannot be read")):
+        (tmp_path / "folder" / "inside" / "bad").unlink(missing_ok=True)
+        (tmp_path / "folder" / "inside" / "bad").symlink_to(target)
+        with pytest.raises(DataError, match=message):
+            list(files_below(tmp_path / "folder"))
+
+
 def test_the_state_changes_with_the_files_and_with_nothing_else(split):
     write_zip(split / "val.zip", members({"dog": 2}))
     states = [listing(split).state]
@@ -180,7 +194,13 @@ def test_a_class_in_two_sets(split):
 
 def test_a_folder_beside_the_sets(split):
     write_folder(split / "validation", members({"owl": 2}))
-    refused(split, "validation is none of the sets train/, val/ and test/: rename or remove it")
+    refused(split, "validation is none of the sets train, val and test, folders or *.zip: rename or remove it")
+
+
+@pytest.mark.parametrize("name", ["validation.zip", "Train.ZIP"])
+def test_a_zip_file_beside_the_sets(split, name):
+    write_zip(split / name, members({"owl": 2}))
+    refused(split, f"{name} is none of the sets")
 
 
 def test_sets_in_capitals(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 
 import jax
@@ -170,7 +171,19 @@ def test_an_adapted_network_is_saved_and_loaded(place, weights):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         adapted.save(place / "nowhere" / "mine.safetensors")
     (place / "ordinary").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(place))
+        adapted.save("~/home.safetensors")
+        assert Adapted.load("~/home.safetensors").classes.tolist() == again.classes.tolist()
     assert (place / "mine.safetensors").stat().st_mode == (place / "ordinary").stat().st_mode  # others may read it
+
+
+def test_a_file_name_that_is_not_unicode(place, weights):
+    (place / "queries" / os.fsdecode(b"caf\xe9.png")).write_bytes(next((place / "queries").glob("*_*")).read_bytes())
+    for ending in ("csv", "jsonl"):
+        done = predict(place, weights, f"--output=out.{ending}")
+        assert done.returncode == 0, done.stderr
+        assert b"queries/caf\xe9.png" in (place / f"out.{ending}").read_bytes()
 
 
 WRONG = [
@@ -194,6 +207,7 @@ WRONG = [
     (("--workdir=x",), "all", "mode=predict does not use workdir"),
     (("--config=quickstart",), "all", "mode=predict does not use config"),
     (("--config.classes=3",), "all", "unexpected argument --config.classes=3"),
+    (("more.png", "--config.classes=3"), "all", "unexpected argument --config.classes=3"),
     (("--mode=train", "--config=quickstart"), "all", "mode=train does not use support, which is for predict"),
 ]
 

@@ -124,8 +124,10 @@ class Learner:
         seeds = seeds_of(self.config)
         if (seed is None and len(seeds) > 1) or (seed is not None and seed not in seeds):
             known = ", ".join(map(str, seeds))
+            wrong = f"{named} has several seeds" if seed is None else f"seed={seed} is not a seed of {named}"
             raise ConfigError(
-                f"seed={seed} is not a seed of {named}: choose one of {known}, such as Learner(NAME, seed={seeds[0]})"
+                f"{wrong}: give one of {known} to Learner(NAME, seed=SEED), or write the weights of one to a file, by "
+                f"python -m reptile_jax.run.pretrained {named} FILE.safetensors SEED"
             )
         index = 0 if seed is None else seeds.index(seed)
         self.classes: int = self.config.classes

@@ -1,5 +1,6 @@
 """Tests how a person uses a trained initialisation, and the weights file that carries it."""
 
+import errno
 import os
 import re
 import shutil
@@ -299,7 +300,7 @@ def test_what_does_not_fit_is_refused(file, tmp_path):
     config, states = pretrained.load(file)
     state = jax.tree.map(lambda x: x[0], states)
     weights_file.save(tmp_path / "bare.safetensors", state)
-    del config.classes
+    del config.classes  # which every reader of weights would look for
     weights_file.save(tmp_path / "old.safetensors", state, config)
     for name, fields, message in (
         ("good", {"classes": 4}, "classes=4 does not fit good.safetensors, trained with classes=3"),
@@ -314,11 +315,32 @@ def test_what_does_not_fit_is_refused(file, tmp_path):
         assert failed.stderr.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 
+def test_weights_of_another_version_are_refused_by_every_reader(file, tmp_path):
+    config, states = pretrained.load(file)
+    del config.convolution
+    weights_file.save(tmp_path / "old.safetensors", jax.tree.map(lambda x: x[0], states), config)
+    for read in (Learner, pretrained.load, lambda named: pretrained.export(named, tmp_path / "new.safetensors")):
+        with pytest.raises(CheckpointError, match="another version, whose config differs in convolution"):
+            read(tmp_path / "old.safetensors")
+
+
+def test_an_export_that_fails_leaves_the_earlier_file(file, tmp_path, monkeypatch):
+    earlier = shutil.copy(file, tmp_path / "weights.safetensors")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(weights_file.WeightsError, match=r"cannot be written \(No space left on device\)"):
+        pretrained.export(file, earlier)
+    assert earlier.read_bytes() == file.read_bytes()
+
+
 def test_training_and_evaluation_from_weights_with_a_head_can_start_from_zeros(file):
     for zero_head in (False, True):
         config = pretrained.load(file).config
         config.zero_head = zero_head
-        head = pretrained.load_for(config, file, mesh_of(config)).params["params"]["dense"]
+        head = pretrained.load_for(config, pretrained.find(file), mesh_of(config)).params["params"]["dense"]
         assert all(bool(np.any(x)) != zero_head for x in jax.tree.leaves(head))
 
 
@@ -333,7 +355,7 @@ def test_what_cannot_be_exported(tmp_path):
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         pretrained.export(tmp_path, tmp_path / "file.safetensors")
     train_and_evaluate(small(meta_iters=1, num_seeds=2, eval_samples=2), tmp_path / "two")
-    for seed in (None, 2):
-        with pytest.raises(ConfigError, match=rf"seed={seed} is not a seed of .*two: give one of 0, 1 after FILE"):
+    for seed, message in ((None, "two has several seeds"), (2, "seed=2 is not a seed of .*two")):
+        with pytest.raises(ConfigError, match=f"{message}: give one of 0, 1 after FILE"):
             pretrained.export(tmp_path / "two", tmp_path / "file.safetensors", seed)
     assert not (tmp_path / "file.safetensors").exists()

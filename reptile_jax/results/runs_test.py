@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +125,18 @@ def test_the_command_names_what_differs(workdir, results):
     narrow = gradient_combinations.get_config("sum2")
     narrow.model.filters = 32
     assert runs.Run(narrow, {}, []).command("gradient_combinations:sum2") == f"{own} --config.model.filters=32"
+
+
+def test_a_run_without_test_results_and_the_folder_itself(workdir, results, tmp_path, monkeypatch):
+    workdir = shutil.copytree(workdir, tmp_path / workdir.name)
+    monkeypatch.chdir(workdir)
+    runs.keep(Path())
+    assert (results / workdir.name / "results.json").exists() and not (results / "results.json").exists()
+    whole = json.loads((workdir / "results.json").read_text())
+    whole["validation"] = whole.pop("test")
+    (workdir / "results.json").write_text(json.dumps(whole))
+    with pytest.raises(ValueError, match=r"was not evaluated on test classes: .*--config\.eval_set=test"):
+        runs.keep(workdir)
 
 
 @pytest.fixture

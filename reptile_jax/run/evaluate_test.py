@@ -79,6 +79,22 @@ def test_an_evaluation_never_replaces_the_results_of_another_run(folder, named):
     assert content_of(run) == before
 
 
+def test_an_evaluation_in_another_way_never_replaces_the_results_of_its_run(folder):
+    """Fields that do not change the training may be other ones; the rest is evaluated in a folder of its own."""
+    run = folder / "runs" / "own"
+    before = content_of(run)
+    for named in ("--workdir=runs/own", "--pretrained=runs/own --workdir=runs/own"):
+        refused = typed("--mode=eval", *named.split(), "--config.learning_rate=0.5", cwd=folder)
+        assert refused.returncode == 1 and content_of(run) == before
+        assert refused.stderr == (
+            "error: workdir=runs/own holds a run whose results this evaluation would replace (learning_rate: 0.001 -> "
+            "0.5): keep its fields, or give --pretrained=runs/own --workdir=ANOTHER\n"
+        )
+    evaluated("--pretrained=runs/own", "--workdir=other", "--config.learning_rate=0.5", cwd=folder)
+    evaluated("--workdir=runs/own", "--config.eval_seed=3", cwd=folder)
+    assert results_of(run)["config"]["eval_seed"] == 3
+
+
 def test_a_run_without_a_checkpoint_yet_is_a_run(folder):
     run = folder / "runs" / "young"
     run.mkdir()

@@ -1,4 +1,5 @@
 import json
+import time
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ def test_resuming_drops_what_was_written_beyond_the_checkpoint(tmp_path):
     for step in (10, 20, 30):
         writer.write(step, {"loss": 1.0})
     writer.close()
+    time.sleep(1.1)  # TensorBoard orders the files by their names, which have seconds
     writer = MetricsWriter(tmp_path, 20)
     writer.write(30, {"loss": 2.0})
     writer.close()

@@ -68,7 +68,7 @@ def test_a_zero_head_needs_a_layer_named_dense(monkeypatch, tmp_path):
     with pytest.raises(ConfigError, match=message):
         initial_states(zeroed)
     with pytest.raises(ConfigError, match=message):
-        pretrained.load_for(zeroed, tmp_path / "weights.safetensors", mesh_of(zeroed))
+        pretrained.load_for(zeroed, pretrained.find(tmp_path / "weights.safetensors"), mesh_of(zeroed))
 
 
 def test_a_zero_head_and_balanced_mini_batches_reach_the_programs():

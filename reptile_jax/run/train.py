@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -291,8 +292,15 @@ def _not_finite(config: ConfigDict, workdir: Path, data: Data, before: MetaState
 
 def curve_keys(seeds: np.ndarray, iteration: int, count: int) -> np.ndarray:
     """Returns the keys of the curves' tasks at a meta-iteration: [seeds, count, 2]."""
-    of_iteration = [random.fold_in(stream(int(seed), CURVE_TASKS), iteration) for seed in seeds]
-    return np.stack([random.key_data(task_keys(key, 0, count)) for key in of_iteration])
+    return np.asarray(_curve_keys(seeds, np.int32(iteration), count))
+
+
+@partial(jax.jit, static_argnums=2)  # key by key, the keys would take a millisecond
+def _curve_keys(seeds: jax.Array, iteration: jax.Array, count: int) -> jax.Array:
+    def of_seed(seed: jax.Array) -> jax.Array:
+        return random.key_data(task_keys(random.fold_in(stream(seed, CURVE_TASKS), iteration), 0, count))
+
+    return jax.vmap(of_seed)(seeds)
 
 
 def _next(done: int, interval: int) -> int:

@@ -10,7 +10,7 @@ import pytest
 from reptile_jax.devices import mesh_of
 from reptile_jax.run import evaluate, train, unfinished
 from reptile_jax.run.interrupt import Interrupted
-from reptile_jax.run.pretrained import load_for
+from reptile_jax.run.pretrained import find, load_for
 from reptile_jax.run.unfinished import Unfinished
 from reptile_jax.tasks import kind_of
 from reptile_jax.testing.small_runs import small, small_waves
@@ -93,7 +93,7 @@ def test_what_the_values_depend_on(trained):
     """Weights, second moment, data and every field that can change a value make another evaluation."""
     config, workdir = trained
     mesh = mesh_of(config)
-    states, data = load_for(config, workdir, mesh), kind_of(config).load(config, mesh)
+    states, data = load_for(config, find(workdir), mesh), kind_of(config).load(config, mesh)
     same = evaluate._identity(config, states, data)
     assert same == evaluate._identity(changed(config, eval_samples=9, transductive=True, meta_iters=99), states, data)
     double = lambda tree: jax.tree.map(lambda x: 2 * x, tree)  # noqa: E731

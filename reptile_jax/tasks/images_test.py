@@ -5,6 +5,8 @@ import pytest
 from PIL import Image
 
 from configs import images as config_file
+from reptile_jax.config import validate
+from reptile_jax.data import DataError
 from reptile_jax.devices import mesh_of
 from reptile_jax.tasks import images
 from reptile_jax.testing.small_images import members, write_folder
@@ -48,6 +50,18 @@ def test_only_the_sets_that_a_run_needs_are_loaded(folder, eval_set, sets, rows)
     data = check(folder, config_of(folder, eval_set=eval_set), sets)
     assert len(data.source[0]) == rows
     assert data.names[0][:4] == ("a", "b", *(("c", "d") if eval_set == "auto" else ("e", "f")))
+
+
+def test_images_that_are_gone_after_the_config_was_checked(folder):
+    """Otherwise a task would ask for more images of a class than it has."""
+    for name, letters in (("train", "abcde"), ("test", "fghij")):
+        write_folder(folder / name, members(dict.fromkeys(letters, 11)))
+    config = config_of(folder)
+    validate(config)
+    for i in range(9):
+        (folder / "train" / "a" / f"{i:03d}.png").unlink()
+    with pytest.raises(DataError, match="changed after its classes were counted"):
+        images.load(config, mesh_of(config))
 
 
 def test_each_seed_has_a_split_of_its_own(folder):

@@ -192,6 +192,8 @@ FILES = {
     "def get_config(name): pass": "takes an argument: give --config=",
     "from ml_collections import ConfigDict as C\ndef get_config(): return C()": "is missing: begin with configs",
     "from configs import default as d\ndef get_config():\n c = d.get_config()\n c.x = 0\n return c": "x is not a field",
+    "from configs import default as d\ndef get_config():\n c = d.get_config()\n del c.eval_shots\n c.eval_shots = 5\n"
+    " return c": "eval_shots=5 is not possible: give shot counts of at least 1, such as (1, 5)",
     "def get_config(): raise ValueError('these are its words')": "own.py: these are its words",
 }
 

@@ -40,11 +40,27 @@ def test_the_cores_are_those_that_the_process_may_use():
     assert here == usable_cores() and there == 1
 
 
-@pytest.mark.parametrize(("quota", "cores"), [("max 100000", 8), ("300000 100000", 3), ("50000 100000", 1)])
-def test_the_quota_of_a_container(monkeypatch, quota, cores):
-    files = {"/proc/self/cgroup": "0::/box\n", "/sys/fs/cgroup/box/cpu.max": f"{quota}\n"}
+@pytest.mark.parametrize(("quota", "cores"), [("max", 8), ("300000", 3), ("50000", 1)])
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_quota_of_a_container(monkeypatch, version, quota, cores):
+    """Versions 1 and 2 of Linux's control groups; without a quota, they have "-1" and "max"."""
+    folder = "/sys/fs/cgroup/cpu/cpu.cfs"
+    files = {
+        1: {
+            "/proc/self/cgroup": "1:cpu:/box\n",
+            f"{folder}_quota_us": quota.replace("max", "-1"),
+            f"{folder}_period_us": "100000\n",
+        },
+        2: {"/proc/self/cgroup": "0::/box\n", "/sys/fs/cgroup/box/cpu.max": f"{quota} 100000\n"},
+    }
+
+    def read_text(path):
+        if str(path) not in files[version]:
+            raise FileNotFoundError(path)
+        return files[version][str(path)]
+
     monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(devices.Path, "read_text", lambda path: files[str(path)])
+    monkeypatch.setattr(devices.Path, "read_text", read_text)
     assert usable_cores() == cores
 
 
