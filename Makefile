@@ -5,16 +5,16 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 
 .PHONY: quickstart demo test benchmark soak lint clean
 
-quickstart: $(VENV)/installed  ## A whole run on the embedded synthetic data set, in minutes.
+quickstart: $(VENV)/installed  ## A whole run on the synthetic characters, in minutes.
 	$(BIN)/python main.py --config=configs/quickstart.py
 
 demo: $(VENV)/installed-demo  ## A page in the browser, on which you draw characters for trained weights to learn.
 	$(BIN)/python main.py --mode=demo --pretrained=omniglot_5way
 
-test: $(VENV)/installed-test  ## Every test; those on real images need REPTILE_OMNIGLOT=DIR and REPTILE_MINIIMAGENET=DIR.
+test: $(VENV)/installed-test  ## All tests; those on real images need REPTILE_OMNIGLOT=DIR and REPTILE_MINIIMAGENET=DIR.
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
-benchmark: $(VENV)/installed-test  ## This project against the PyTorch reference, on this machine; nothing else may run.
+benchmark: $(VENV)/installed-test  ## This project against the PyTorch implementation, on this machine; nothing else may run.
 	$(BIN)/python main.py --mode=benchmark
 
 soak: $(VENV)/installed-test  ## Kills real runs at 20 moments; those in data preparation need REPTILE_OMNIGLOT=DIR.

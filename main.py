@@ -61,7 +61,7 @@ def predict(asked: Asked) -> None:
 
 
 def demo(asked: Asked) -> None:
-    """Serves a page on which you draw characters and see which one a query resembles most."""
+    """Serves a page on which you draw characters and see how the network classifies another drawing."""
     from reptile_jax.demo import server
 
     assert asked.pretrained  # `command_line` checks this

@@ -1,4 +1,4 @@
-"""`main.py --mode=benchmark`: compares the speed of this project and of the PyTorch reference."""
+"""`main.py --mode=benchmark`: compares the speed of this project and of the PyTorch implementation."""
 
 import json
 import math
@@ -57,7 +57,7 @@ class Measured(NamedTuple):
 
 
 def published() -> dict[str, ConfigDict]:
-    """Returns the published 5-way and 20-way runs, on the embedded data set."""
+    """Returns the published 5-way and 20-way runs, on the synthetic characters."""
     settings = {"5way": omniglot_1shot_5way.get_config(), "20way": omniglot_1shot_20way.get_config()}
     for config in settings.values():
         config.data.name = "glyphs"
@@ -82,7 +82,7 @@ def run(settings: dict[str, ConfigDict], workdir: Path, rounds: int = ROUNDS) ->
     for config in settings.values():
         bridge.check(config)
         if config.num_seeds != 1:
-            raise ConfigError(f"num_seeds={config.num_seeds}: the PyTorch reference has one seed: give num_seeds=1")
+            raise ConfigError(f"num_seeds={config.num_seeds}: the PyTorch implementation has one seed: give num_seeds=1")
     workdir.mkdir(parents=True, exist_ok=True)
     versions = {"jax": jax.__version__, "torch": torch.__version__}
     device = jax.devices()[0].device_kind
@@ -126,7 +126,7 @@ def measure(name: str, config: ConfigDict, rounds: int) -> dict[str, Any]:
     rates["eval, PyTorch"] *= EVAL_TASKS
     result: dict[str, Any] = {"data": label_of(config)}
 
-    row("", "this program", "PyTorch reference", "ratio, pair by pair")
+    row("", "this program", "PyTorch implementation", "ratio, pair by pair")
     row("---", "---", "---", "---")
     compared = {  # key in the results -> this program's work, the reference's, what is printed, and the unit
         "train": (f"train on {of_run}", "train, PyTorch", "train", "meta-iterations/s"),

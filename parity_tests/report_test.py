@@ -54,7 +54,7 @@ def test_a_folder_of_images(tmp_path, monkeypatch):
 def test_what_cannot_be_compared_is_told_before_anything_is_measured(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config = photographs(tmp_path / "images", **{"model.name": "perceptron"})
-    with pytest.raises(ConfigError, match="model.name=perceptron: the PyTorch implementation has only"):
+    with pytest.raises(ConfigError, match=r"model\.name=perceptron: the PyTorch implementation has only"):
         report.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

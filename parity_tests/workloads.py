@@ -98,7 +98,7 @@ def first_seed(data: Data) -> Source:
 
 
 def training_torch(config: ConfigDict, data: Data, memory: torch.memory_format | None = None) -> Work:
-    """Returns meta-iterations of the PyTorch reference, on the first episodes of the training program.
+    """Returns meta-iterations of the PyTorch implementation, on the first episodes of the training program.
 
     Args:
         config: the run's config.
@@ -150,7 +150,7 @@ def curve(config: ConfigDict, data: Data, mesh: Mesh) -> Work:
 
 
 def evaluation_torch(config: ConfigDict, data: Data) -> Work:
-    """Returns the evaluation of `EVAL_TASKS` of the same tasks on the PyTorch reference."""
+    """Returns the evaluation of `EVAL_TASKS` of the same tasks on the PyTorch implementation."""
     pixels, scale = torch.from_numpy(np.array(data.source[0])), DATA_SETS[config.data.name].scale
     mesh = data.source[0].sharding.mesh
     program, states = eval_program(config, mesh, config.shots), put(mesh, initial_states(config))

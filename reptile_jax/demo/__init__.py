@@ -1,1 +1,1 @@
-"""A page in the browser where a person draws characters, and sees which of them a query most resembles."""
+"""A page in the browser where a person draws characters, and sees how the network classifies another drawing."""

@@ -1,4 +1,4 @@
-"""Short runs on the embedded data set, in this process and as a person starts them, and comparisons of runs."""
+"""Short runs on the synthetic characters, in this process and as a person starts them, and comparisons of runs."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ TIMES = "meta_iters_per_second"
 
 
 def small(**fields):
-    """Returns the config of a run on the embedded data set that takes seconds."""
+    """Returns the config of a run on the synthetic characters that takes seconds."""
     config = quickstart.get_config()
     config.update(
         classes=3, shots=1, train_shots=3, inner_batch=4, inner_iters=2, meta_batch=2, meta_iters=12, eval_batch=3,
