@@ -37,3 +37,17 @@ def pytest_terminal_summary(terminalreporter):
             terminalreporter.write_line(f"{skipped} tests skipped, among them those that need {name}=DIR, {content}")
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         terminalreporter.write_line(f"{skipped} tests skipped, among them those that need Chromium and its driver")
+
+
+@pytest.fixture
+def compilations():
+    """Returns a list that gets the duration of every compilation, also of programs that JAX has in its disk cache."""
+    events = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            events.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    jax.monitoring.unregister_event_duration_listener(listen)

@@ -82,7 +82,7 @@ def run(settings: dict[str, ConfigDict], workdir: Path, rounds: int = ROUNDS) ->
     for config in settings.values():
         bridge.check(config)
         if config.num_seeds != 1:
-            raise ConfigError(f"num_seeds={config.num_seeds}: the PyTorch implementation has one seed: give num_seeds=1")
+            raise ConfigError(f"num_seeds={config.num_seeds}: PyTorch trains one seed: give num_seeds=1")
     workdir.mkdir(parents=True, exist_ok=True)
     versions = {"jax": jax.__version__, "torch": torch.__version__}
     device = jax.devices()[0].device_kind

@@ -115,7 +115,7 @@ def test_the_default_layout_is_pytorchs(monkeypatch):
 
 
 def test_several_seeds_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="num_seeds=2: the PyTorch implementation has one seed"):
+    with pytest.raises(ConfigError, match="num_seeds=2: PyTorch trains one seed"):
         benchmark.run({"small": small(num_seeds=2)}, tmp_path / "run")
 
 

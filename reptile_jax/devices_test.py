@@ -15,7 +15,7 @@ import pytest
 
 from reptile_jax.files import lock
 from reptile_jax.testing import eight_devices
-from reptile_jax.testing.small_runs import SMALL, command, run, same_bits, small, state_of
+from reptile_jax.testing.small_runs import SMALL, command, run, same_bits, small, state_of, wait_for
 
 HERE = Path(__file__).parent / "testing"
 FIELDS = SMALL | {"meta_batch": 5, "meta_iters": 20, "checkpoint_interval": 5}
@@ -50,14 +50,6 @@ def start(processes, cwd, *flags, **fields):
         )
         for i in range(processes)
     ]  # fmt: skip
-
-
-def wait_for(processes, path):
-    """Waits until processes have made a file or folder."""
-    deadline = time.monotonic() + 300
-    while not path.exists():
-        assert processes[0].poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def finish(processes):
@@ -109,7 +101,7 @@ def test_two_processes_in_float64(tmp_path):
 
 def test_a_signal_to_one_of_two_processes_saves_the_run_of_both(whole, tmp_path):
     processes = start(2, tmp_path, "--workdir=run", **FIELDS | {"meta_iters": 20, "checkpoint_interval": 1})
-    wait_for(processes, tmp_path / "run" / "checkpoints" / "2")
+    wait_for((tmp_path / "run" / "checkpoints" / "2").exists, *processes)
     processes[1].send_signal(signal.SIGTERM)
     ended = finish(processes)
     assert [status for status, *_ in ended] == [143, 143], ended
@@ -128,7 +120,7 @@ def test_an_evaluation_of_two_processes_goes_on_after_a_signal(whole, tmp_path):
     (run / ".lock").unlink()
     words = ("--mode=eval", "--workdir=run", "--config.eval_samples=1000")
     processes = start(2, tmp_path, *words, config=None)
-    wait_for(processes, run / ".lock")
+    wait_for((run / ".lock").exists, *processes)
     time.sleep(1)
     processes[1].send_signal(signal.SIGTERM)
     ended = finish(processes)

@@ -30,6 +30,7 @@ from reptile_jax.testing.small_omniglot import (
     refused,
     write_archives,
 )
+from reptile_jax.testing.small_runs import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +60,6 @@ def start(data_dir, archives="", code=RUN, **env):
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def wait_for(condition, process):
-    while not condition():
-        assert process.poll() is None, process.communicate()
 
 
 def test_prepared_from_archives_and_read_again_without_them(archives, tmp_path):

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from reptile_jax.data.images import DataError
 from reptile_jax.data.prepared import load, pixels, prepare, prepared
 from reptile_jax.testing.small_images import FORMATS, encoded, members, write_folder, write_zip
 from reptile_jax.testing.small_images import pixels as random_pixels
+from reptile_jax.testing.small_runs import wait_for
 
 ANIMALS = {"cat": 3, "ant": 2, "bee": 70}  # the last in more than one chunk
 
@@ -303,12 +303,6 @@ def start(folder, code=RUN, **env):
     env = {**os.environ, "PYTHONPATH": str(Path(reptile_jax.__file__).parents[1]), **env}
     command = [sys.executable, "-c", code, str(folder)]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition, process):
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
 
 
 def test_killed_in_the_middle_the_next_start_prepares_afresh(folder, cache, tmp_path):

@@ -13,20 +13,6 @@ from reptile_jax.tasks import kind_of
 from reptile_jax.testing.small_runs import small
 
 
-@pytest.fixture
-def compilations():
-    """Returns the number of compilations so far, as JAX counts them."""
-    events = []
-
-    def listen(event, duration, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            events.append(duration)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield events
-    jax.monitoring.unregister_event_duration_listener(listen)
-
-
 def test_initial_weights_are_compiled_once_for_all_seeds(compilations):
     counts = []
     for seeds in (1, 1, 5):  # the first also compiles what JAX keeps

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import jax
@@ -17,7 +16,7 @@ import pytest
 
 from reptile_jax.files import lock
 from reptile_jax.run import checkpoint
-from reptile_jax.testing.small_runs import SMALL, command, rows_of, run, same_bits, small, state_of
+from reptile_jax.testing.small_runs import SMALL, command, rows_of, run, same_bits, small, state_of, wait_for
 
 FIELDS = SMALL | {"meta_iters": 30, "checkpoint_interval": 10}
 ERRORS = ("Traceback", "Error:")
@@ -180,7 +179,7 @@ def test_killed_before_its_first_checkpoint_a_run_keeps_its_pretrained_weights(w
     fields = FIELDS | {"meta_iters": 300, "checkpoint_interval": 300}
     assert run(f"--pretrained={whole}", "--workdir=never", cwd=tmp_path, **fields).returncode == 0
     process = start(tmp_path / "killed", f"--pretrained={whole}", **fields)
-    wait_for(process, lambda: (tmp_path / "killed" / "metrics.jsonl").exists())
+    wait_for(lambda: (tmp_path / "killed" / "metrics.jsonl").exists(), process)
     process.kill()
     process.communicate()
     assert checkpoint.newest(tmp_path / "killed") == 0, "it was not killed before its first checkpoint"
@@ -313,26 +312,19 @@ def start(workdir, *flags, **fields):
     return subprocess.Popen(command(f"--workdir={workdir}", *flags, **fields), stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(process, holds):
-    deadline = time.monotonic() + 300
-    while not holds():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_in_the_evaluation_ends_it_and_loses_nothing(tmp_path, number, status):
     """After the signal, the evaluation goes on, is killed without a warning, and then ends as one without a stop."""
     fields = FIELDS | {"meta_iters": 1, "eval_samples": 1500}
     process = start(tmp_path / "run", **fields)
-    wait_for(process, lambda: (tmp_path / "run" / "learning_curve.png").exists())
+    wait_for(lambda: (tmp_path / "run" / "learning_curve.png").exists(), process)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == status
     assert stderr.splitlines()[-1] == "interrupted in the evaluation, saved: the same command goes on from there"
     assert checkpoint.newest(tmp_path / "run") == 1 and not (tmp_path / "run" / "results.json").exists()
     process = start(tmp_path / "run", **fields)
-    wait_for(process, lambda: process.stderr.readline().startswith("Resuming the evaluation in"))
+    wait_for(lambda: process.stderr.readline().startswith("Resuming the evaluation in"), process)
     process.kill()
     process.communicate()
     done = run("--workdir=run", cwd=tmp_path, **fields)
@@ -344,7 +336,7 @@ def test_a_signal_in_the_evaluation_ends_it_and_loses_nothing(tmp_path, number, 
 
 def test_a_second_interrupt_ends_the_program_at_once(tmp_path):
     process = start(tmp_path / "run", **FIELDS | {"meta_iters": 100_000, "checkpoint_interval": 100_000})
-    wait_for(process, lambda: (tmp_path / "run" / "checkpoints").exists())
+    wait_for(lambda: (tmp_path / "run" / "checkpoints").exists(), process)
     os.kill(process.pid, signal.SIGSTOP)  # so that both signals are there before the first one ends it
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
@@ -356,7 +348,7 @@ def test_a_second_interrupt_ends_the_program_at_once(tmp_path):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_among_the_imports(tmp_path, number, status):
     process = start(tmp_path / "run", **FIELDS)
-    wait_for(process, lambda: "libjax" in Path(f"/proc/{process.pid}/maps").read_text())
+    wait_for(lambda: "libjax" in Path(f"/proc/{process.pid}/maps").read_text(), process)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=10)
     assert process.returncode == status and stderr.startswith("interrupted: the same command") and len(stderr) < 100

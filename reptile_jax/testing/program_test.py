@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from reptile_jax.run.train import train_and_evaluate
-from reptile_jax.testing.small_runs import SMALL, command, run, small
+from reptile_jax.testing.small_runs import SMALL, command, run, small, wait_for
 
 
 def test_killed_and_started_again_it_ends_as_if_never_killed(tmp_path):
@@ -19,10 +19,7 @@ def test_killed_and_started_again_it_ends_as_if_never_killed(tmp_path):
     process = subprocess.Popen(
         command("--workdir=part", **SMALL), cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    deadline = time.monotonic() + 300
-    while not (tmp_path / "part" / "checkpoints" / "20").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for((tmp_path / "part" / "checkpoints" / "20").exists, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "part" / "results.json").exists(), "it was not killed while training"
@@ -47,11 +44,8 @@ def test_a_signal_saves_the_run_and_says_how_to_go_on(tmp_path, number, status):
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the tests themselves may run under nohup
     )  # fmt: skip
     metrics = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 300
     try:
-        while not (tmp_path / "run" / "checkpoints").exists():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for((tmp_path / "run" / "checkpoints").exists, process)
         time.sleep(1)
         process.send_signal(number)
         _, stderr = process.communicate(timeout=300)
@@ -70,9 +64,7 @@ def test_a_run_under_nohup_does_not_end_with_its_connection(tmp_path):
     process = subprocess.Popen(
         ["nohup", *command("--workdir=run", **fields)], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    while not (tmp_path / "run" / "config.json").exists():
-        assert process.poll() is None
-        time.sleep(0.1)
+    wait_for((tmp_path / "run" / "config.json").exists, process)
     process.send_signal(signal.SIGHUP)
     process.communicate(timeout=300)
     assert process.returncode == 0 and (tmp_path / "run" / "checkpoints" / "60").exists()
@@ -103,9 +95,7 @@ def test_a_large_run_ends_within_ten_seconds_of_a_signal(tmp_path, config, field
         command("--workdir=run", config=config, **fields | {"data__name": "glyphs"}),
         cwd=tmp_path, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    while not (tmp_path / "run" / "config.json").exists():
-        assert process.poll() is None
-        time.sleep(0.1)
+    wait_for((tmp_path / "run" / "config.json").exists, process)
     time.sleep(seconds)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=10)

@@ -8,6 +8,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -64,6 +65,15 @@ def same_bits(a, b):
     return all(
         np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)
     )
+
+
+def wait_for(condition, *processes):
+    """Waits until a condition holds; fails if a process ends before, or after five minutes."""
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert all(process.poll() is None for process in processes), "it ended before"
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.005)
 
 
 def command(*flags, config="quickstart", **fields):

@@ -4,12 +4,11 @@ import json
 import os
 import signal
 import subprocess
-import time
 
 import numpy as np
 import pytest
 
-from reptile_jax.testing.small_runs import WAVES, command, rows_of, run, same_bits, small_waves, state_of
+from reptile_jax.testing.small_runs import WAVES, command, rows_of, run, same_bits, small_waves, state_of, wait_for
 
 STEPS = [f"after {n} step{'s' * (n != 1)}" for n in (0, 1, 2, 4, 6)]
 
@@ -21,10 +20,7 @@ def test_killed_and_started_again_it_ends_as_if_never_killed(tmp_path):
         command("--workdir=part", config="sinusoid", **WAVES),
         cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 300
-    while not (tmp_path / "part" / "checkpoints" / "20").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for((tmp_path / "part" / "checkpoints" / "20").exists, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "part" / "results.json").exists(), "it was not killed while training"
