@@ -37,7 +37,7 @@ def photographs(folder, **fields):
     write_folder(folder, members({f"class{i:02d}": 21 for i in range(11)}))
     config = images.get_config()
     config.data.dir = str(folder)
-    config.update_from_flattened_dict({"data.size": 12, "data.train_classes": 6, "model.filters": 4} | fields)
+    config.update_from_flattened_dict({"data.size": 20, "data.train_classes": 6, "model.filters": 8} | fields)
     return config
 
 

@@ -321,7 +321,8 @@ def _first_steps(program: str) -> str:
 def _help(program: str, modes: Mapping[str, Callable[..., Any]], given: flags.FlagValues) -> str:
     """Returns the text of --help: flags, modes and configs, read from the places that define them."""
     first = {name: (inspect.getdoc(mode) or "").partition("\n")[0] for name, mode in modes.items()}
-    own = {f"--{name}": given[name].help for name in given if name in Asked._fields}
+    of_absl = ";\n    repeat this option to specify a list of values"
+    own = {f"--{name}": (given[name].help or "").removesuffix(of_absl) for name in given if name in Asked._fields}
     default = CONFIGS / "default.py" if IN_WHEEL else "configs/default.py"
     return "\n".join(
         [

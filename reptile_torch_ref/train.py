@@ -105,7 +105,10 @@ def parse_flags(argv: list[str]) -> list[str]:
     except OSError:
         sys.exit("error: --config names no file: give configs/NAME.py")
     except Exception as error:  # a config is a program, and can fail in any way
-        text = str(error.args[0] if isinstance(error, KeyError) else error).strip()
+        said: object = error
+        while isinstance(said, KeyError) and said.args:  # its text would be in quotes
+            said = said.args[0]
+        text = str(said).strip()
         text = text.splitlines()[-1] if "Traceback" in text else text
         sys.exit(f"error: {' '.join(text.split())}")
     if len(rest) > 1:

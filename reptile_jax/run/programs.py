@@ -33,8 +33,7 @@ from reptile_jax.tasks import Source, kind_of
 
 Array = jax.Array | np.ndarray
 
-# Random streams of a run's seed. No set has the number of one of them, see `evaluate.SET_STREAMS`.
-INITIAL_WEIGHTS, TRAINING_TASKS, CURVE_TASKS = 0, 1, 3
+INITIAL_WEIGHTS, TRAINING_TASKS, CURVE_TASKS = range(3)  # random streams of a run's seed
 
 
 class Progress(NamedTuple):

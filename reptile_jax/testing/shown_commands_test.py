@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 
 import parity_tests.benchmark
-import parity_tests.bridge
+import parity_tests.report
 import reptile_jax.demo.server
 import reptile_jax.results.tables
 import reptile_jax.run.train
@@ -77,7 +77,7 @@ def stopped_where_work_begins():
 
     places = [
         (reptile_jax.run.train, "initial_states"), (reptile_jax.run.train, "kind_of"),
-        (parity_tests.bridge, "setup"), (parity_tests.benchmark, "run"), (reptile_jax.results.tables, "draw"),
+        (parity_tests.report, "_small"), (parity_tests.benchmark, "run"), (reptile_jax.results.tables, "draw"),
         (reptile_jax.demo.server, "bound"),
     ]  # fmt: skip
     with contextlib.ExitStack() as stack:
@@ -102,7 +102,7 @@ def test_the_commands_are_found():
     by_place = {place: set(commands_in(text)) for place, text in texts()}
     assert ("main.py", "--mode=eval", "--pretrained=omniglot_5way") in by_place["README.md"]
     assert ("main.py", "--config=configs/sinusoid_relu.py") in by_place["reptile_jax/results/README.md"]
-    assert ("main.py", "--mode=parity", "[--config=configs/NAME.py]") in by_place["parity_tests/README.md"]
+    assert ("main.py", "--mode=parity", "[--config=NAME]") in by_place["parity_tests/README.md"]
     assert len([place for place in by_place if place.endswith("README.md")]) == len(readmes())
     assert ("main.py", "--config=quickstart") in by_place["first steps"]
     assert ("-m", "reptile_jax.run.pretrained", "WORKDIR", "FILE", "[SEED]") in by_place[
