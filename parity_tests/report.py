@@ -40,8 +40,8 @@ def run(config: ConfigDict, workdir: Path) -> bool:
         raise ConfigError(f"classes={config.classes}: parity compares at most {bridge.HELD_OUT_CLASSES}")
     if config.data.name != "images" and (config.data.train_classes or not config.data.rotations):
         raise ConfigError("data.train_classes and data.rotations: parity compares characters with the defaults alone")
-    workdir.mkdir(parents=True, exist_ok=True)
     config = _small(config)
+    workdir.mkdir(parents=True, exist_ok=True)  # before the measurements, which take minutes
     device = jax.devices()[0]
     float64 = device.platform != "tpu"
     print(f"JAX {jax.__version__} on {device.device_kind}, PyTorch {torch.__version__} on the CPU, {config.data.name}")

@@ -72,12 +72,11 @@ def runs_table() -> str:
     runs = {fast: fast for fast in FAST.values()} | OMNIGLOT | {"omniglot_5way_foml": "omniglot_foml_5way"}
     for name, file in runs.items():
         run = kept(name)
-        several = f", {run.config.num_seeds} seeds" if run.config.num_seeds > 1 else ""
-        result = f"{run.accuracy('inductive', run.config.shots)} % ({run.config.shots}-shot, inductive{several})"
-        rows.append([f"`{file}`", _length(run, file), run.hours(), result])
+        result = f"{run.accuracy('inductive', run.config.shots)} % ({run.config.shots}-shot, inductive)"
+        rows.append([f"`{file}`", _length(run, file), _hours(run), result])
     waves = kept("sinusoid")
-    error = f"squared error {_errors(waves.results)[-1]} ({waves.config.num_seeds} seeds)"
-    rows.append(["`sinusoid`", _length(waves, "sinusoid"), waves.hours(), error])
+    error = f"squared error {_errors(waves.results)[-1]}"
+    rows.append(["`sinusoid`", _length(waves, "sinusoid"), _hours(waves), error])
     return _table(["config", "meta-iterations", "training", "result on test tasks"], rows)
 
 
@@ -189,6 +188,11 @@ def _accuracies() -> list[list[str]]:
                 setting = f"{classes}-way {shots}-shot, {protocol}"
                 rows.append([setting, *published, f"**{run.accuracy(protocol, shots)}**"])
     return rows
+
+
+def _hours(run: Run) -> str:
+    """Returns the hours of a run, and the number of its seeds."""
+    return run.hours() + (f" ({run.config.num_seeds} seeds)" if run.config.num_seeds > 1 else "")
 
 
 def _length(run: Run, file: str) -> str:
