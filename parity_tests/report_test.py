@@ -51,6 +51,16 @@ def test_a_folder_of_images(tmp_path, monkeypatch):
     assert results["config"]["train_shots"] == 10 and len(results["rungs"]) == 3
 
 
+def test_photographs_are_smaller_in_float32_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    sizes = lambda setup: setup.config.data.size + setup.config.model.filters / 100  # noqa: E731
+    rungs = [ladder.Rung(name, name, 0, "", sizes) for name in ("float64", "float32")]
+    monkeypatch.setattr(report, "RUNGS", rungs)
+    report.run(photographs(tmp_path / "images", **{"data.size": 24, "model.filters": 12}), tmp_path)
+    results = json.loads((tmp_path / "parity.json").read_text())
+    assert [row["difference"] for row in results["rungs"]] == [24.12, 20.08]
+
+
 def test_what_cannot_be_compared_is_told_before_anything_is_measured(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config = photographs(tmp_path / "images", **{"model.name": "perceptron"})
