@@ -251,7 +251,8 @@ def relative(ours: Arrays, theirs: Arrays) -> float:
     size = sum(np.sum(np.square(theirs[n].astype(np.float64))) for n in theirs)
     if size == 0:
         return 0.0 if difference == 0 else float("inf")
-    return float(np.nan_to_num(np.sqrt(difference / size), nan=np.inf))  # max(0.0, nan) would be 0.0
+    ratio = float(np.sqrt(difference / size))
+    return ratio if np.isfinite(ratio) else float("inf")  # max(0.0, nan) would be 0.0
 
 
 def minus(after: Arrays, before: Arrays) -> Arrays:

@@ -173,9 +173,10 @@ def test_what_is_missing_counts():
     changed = copy.deepcopy(RECORDED["reptile_sgd"])
     del changed["updates"][-1]
     assert record.difference(changed, RECORDED["reptile_sgd"]) == float("inf")
-    changed = copy.deepcopy(RECORDED["reptile_sgd"])
-    changed["updates"][-1] = jax.tree.map(lambda x: float("nan"), changed["updates"][-1])
-    assert record.difference(changed, RECORDED["reptile_sgd"]) == float("inf")
+    for value in ("nan", "inf"):
+        changed = copy.deepcopy(RECORDED["reptile_sgd"])
+        changed["updates"][-1] = jax.tree.map(lambda _, value=value: float(value), changed["updates"][-1])
+        assert record.difference(changed, RECORDED["reptile_sgd"]) == float("inf")
 
 
 def test_predictions_are_those_of_the_recorded_logits():

@@ -29,13 +29,14 @@ def keep_compiled() -> None:
 def usable_cores() -> int:
     """Returns the number of cores that this process may use: its affinity, and the quota of its container on Linux."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):  # no control groups of version 2, or no quota, which is "max"
+    groups, group = Path("/sys/fs/cgroup"), ""
+    with contextlib.suppress(OSError):
         group = Path("/proc/self/cgroup").read_text().strip().rpartition("::/")[2]
-        quota, period = Path("/sys/fs/cgroup", group, "cpu.max").read_text().split()
-        cores = min(cores, max(1, int(quota) // int(period)))
-    with contextlib.suppress(OSError, ValueError):  # no control groups of version 1; no quota is -1
-        quota, period = (Path(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        cores = min(cores, max(1, int(quota) // int(period))) if int(quota) > 0 else cores
+    version_1 = [groups / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period")]
+    for files in ([groups / group / "cpu.max"], version_1):
+        with contextlib.suppress(OSError, ValueError):  # there are no such control groups, or the quota is "max"
+            quota, period = (int(number) for file in files for number in file.read_text().split())
+            cores = min(cores, max(1, quota // period)) if quota > 0 else cores  # -1: no quota
     return cores
 
 

@@ -108,5 +108,5 @@ def _difference(ours: Any, theirs: Any) -> float:
         return max(map(_difference, ours, theirs))
     if np.shape(ours) != np.shape(theirs):
         return float("inf")
-    difference = np.linalg.norm(np.subtract(ours, theirs)) / np.linalg.norm(theirs)
-    return float(np.nan_to_num(difference, nan=np.inf))  # max(0.0, nan) would be 0.0
+    ratio = float(np.linalg.norm(np.subtract(ours, theirs)) / np.linalg.norm(theirs))
+    return ratio if np.isfinite(ratio) else float("inf")  # max(0.0, nan) would be 0.0

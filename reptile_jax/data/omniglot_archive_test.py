@@ -143,6 +143,7 @@ def test_a_flipped_byte_anywhere_is_an_error_or_without_effect(sound, tmp_path):
 def test_a_path_that_climbs_out(tmp_path, name):
     text = problem(write_zip(tmp_path / "images_small.zip", {**members(), name: b"x"}))
     assert "leads out" in text and repr(name) in text
+    assert [path.name for path in tmp_path.parent.rglob("evil*")] == []
 
 
 def changed(tmp_path, change):

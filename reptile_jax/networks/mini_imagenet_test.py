@@ -149,6 +149,12 @@ def test_a_mistake_is_seen(x64, name, mistake, size):
     assert worst(implementation(name), mistake, *layer_inputs(size, size)) > 1e-5
 
 
+def test_pooling_that_leaves_the_last_row_out_is_seen(x64):
+    x, kernel, scale, bias = layer_inputs(11, 11)
+    valid = jax.nn.relu(pooled(normalised(convolved(x, kernel), scale, bias), "VALID"))
+    assert conv_norm_pool_relu(x, kernel, scale, bias).shape == (3, 6, 6, 6) and valid.shape == (3, 5, 5, 6)
+
+
 @pytest.mark.parametrize("name", ["auto", "images"])
 def test_single_precision_is_that_of_the_plain_layer(name):
     """The images are bright with little contrast, so that a variance could be a small difference of large numbers."""

@@ -107,7 +107,7 @@ def _completed(saved: dict[str, Any], named: str | Path) -> ConfigDict:
         CheckpointError: the config has other fields.
     """
     config = completed(ConfigDict(saved))
-    if other := [*unknown_fields(config)]:
+    if other := unknown_fields(config):
         raise CheckpointError(
             f"{named} was written by another version, whose config differs in {', '.join(other)}: use that version, or "
             f"another workdir"
@@ -265,9 +265,8 @@ def export(workdir: str | Path, file: str | Path, seed: int | None = None) -> No
     if file.suffix != ".safetensors":
         raise weights_file.WeightsError(f"{file} would not be recognised as a weights file: name it {file}.safetensors")
     found = find(workdir)
-    config = completed(
-        ConfigDict(json.loads(config_text(workdir)))
-    )  # the config of the last evaluation; a checkpoint has an earlier one
+    # The config of the last evaluation; a checkpoint has an earlier one.
+    config = _completed(json.loads(config_text(workdir)), workdir)
     seeds = seeds_of(config)
     seed = seeds[0] if seed is None and len(seeds) == 1 else seed
     if seed is None or seed not in seeds:

@@ -100,7 +100,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, pretrained: str 
                     moved = f"; it was on {before}, and rounding differs on {now}" if before not in ("", now) else ""
                     print(f"Resuming {workdir} at meta-iteration {newest}{begun}{moved}.", file=sys.stderr)
         states = train(config, workdir, data, states, mesh, stop)
-        return evaluate(config, workdir, data, states, mesh, stop, source_of(find(workdir), workdir))
+        return evaluate(config, workdir, data, states, mesh, stop, source_of(find(workdir, quiet=True), workdir))
 
 
 def evaluate_only(config: ConfigDict, workdir: str | Path, pretrained: str | Path | None = None) -> dict[str, Any]:
