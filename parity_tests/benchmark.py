@@ -23,6 +23,7 @@ from parity_tests import bridge, workloads
 from parity_tests.workloads import EVAL_TASKS, Work
 from reptile_jax.config import ConfigError
 from reptile_jax.devices import TASKS, best_cpu_devices, mesh_of, usable_cores
+from reptile_jax.run.curves import points_together
 from reptile_jax.run.evaluate import label_of
 from reptile_jax.run.programs import network_of
 from reptile_jax.tasks import kind_of
@@ -119,10 +120,11 @@ def measure(name: str, config: ConfigDict, rounds: int) -> dict[str, Any]:
     for count in counts:
         works[f"train on {count}"] = workloads.training(config, sets[count], meshes[count])
         works[f"eval on {count}"] = workloads.evaluation(config, sets[count], meshes[count])
-        works[f"curve point on {count}"] = workloads.curve(config, sets[count], meshes[count])
+        works[f"curve points on {count}"] = workloads.curve(config, sets[count], meshes[count])
     rates = measured_in_turn(name, works, rounds)
-    for count in counts:  # of one task, not of a dispatch of them
+    for count in counts:  # of one task or point, not of a dispatch of them
         rates[f"eval on {count}"] *= EVAL_TASKS * meshes[count].shape[TASKS]
+        rates[f"curve points on {count}"] *= points_together(config, meshes[count])
     rates["eval, PyTorch"] *= EVAL_TASKS
     result: dict[str, Any] = {"data": label_of(config)}
 
@@ -146,7 +148,7 @@ def measure(name: str, config: ConfigDict, rounds: int) -> dict[str, Any]:
     size = max(SIZES, key=lambda size: size**3 * median(rates[f"product of {size}"]).median)
     peak = 2 * size**3 / 1e9 * rates[f"product of {size}"]
     reached = flops(config) / 1e9 * speed
-    points, between = 1 / rates[f"curve point on {of_run}"], config.eval_interval / speed
+    points, between = 1 / rates[f"curve points on {of_run}"], config.eval_interval / speed
     others = {
         "gflops": median(reached),
         "matmul_gflops": median(peak),
@@ -186,7 +188,7 @@ def scaling(config: ConfigDict, counts: list[int], rates: dict[str, np.ndarray])
     row(*6 * ["---"])
     by_count = {}
     for count in counts:
-        train, points = rates[f"train on {count}"], 1 / rates[f"curve point on {count}"]
+        train, points = rates[f"train on {count}"], 1 / rates[f"curve points on {count}"]
         measured = {
             "train": median(train),
             "train_beside_one": median(train / rates["train on 1"]),

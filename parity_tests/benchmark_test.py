@@ -73,19 +73,6 @@ def test_a_benchmark_of_one_round(tmp_path, monkeypatch, capsys, network, more):
     assert "small on glyphs (synthetic)" in printed and "| train, meta-iterations/s | " in printed
 
 
-def test_a_point_of_the_curves_is_as_many_tasks_as_in_a_run(monkeypatch):
-    """With three sets, a run draws a training task and one of the held-out set."""
-    config = small(**{"data.validation_classes": 20, "eval_set": "test"})
-    mesh = mesh_of(config)
-    data, drawn = kind_of(config).load(config, mesh), []
-    program = lambda states, source, pools, keys: drawn.append((pools, keys))  # noqa: E731
-    monkeypatch.setattr(workloads, "eval_program", lambda *_: program)
-    workloads.curve(config, data, mesh)(1)
-    ((pools, keys),) = drawn
-    assert len(data.pools) == 3 and keys.shape == (1, 2, 2)
-    assert [tuple(map(int, pool)) for pool in zip(*pools, strict=True)] == [data.pools["train"], data.pools["test"]]
-
-
 def test_the_rates_of_two_devices(tmp_path):
     code = (
         "import sys; from pathlib import Path; from parity_tests import benchmark as b;"

@@ -19,10 +19,11 @@ from torchvision import transforms
 
 from parity_tests import bridge, compiled
 from parity_tests.cases import BASE, FAST, POOLED, SGD, TRAINED, Case, setup_of
-from parity_tests.ladder import RUNGS
+from parity_tests.ladder import RUNGS, Rung
 from parity_tests.measures import precision
 from reptile_torch_ref import model, reptile
 
+PRECISIONS = ("float64", "float32", "default")
 RUNG = {(rung.name, rung.precision): rung for rung in RUNGS}
 Patch = pytest.MonkeyPatch
 
@@ -34,6 +35,7 @@ class Control(NamedTuple):
     case: Case
     float64: str
     float32: str = ""  # "": none, because float32 steps start from the reference's state and so cannot detect it
+    default: str = ""
 
 
 def wrong_norm_epsilon(patch: Patch) -> None:
@@ -224,7 +226,7 @@ CONTROLS = [
     Control(valid_pooling, POOLED, "logits", "logits"),
     Control(average_for_maximum, POOLED, "logits", "logits"),
     Control(padding_before, POOLED, "logits", "logits"),
-    Control(channel_order_flatten, BASE, "logits", "logits"),
+    Control(channel_order_flatten, BASE, "logits", "logits", "logits"),
     Control(mean_for_summed_loss, SGD, "loss", "loss"),
     Control(mean_for_summed_loss, SGD, "one optimiser step", "inner steps"),
     Control(frozen_features, BASE, "gradients", "gradients"),
@@ -247,22 +249,21 @@ CONTROLS = [
 
 
 @cache
-def honest_difference(name: str, dtype: str, case: Case) -> float:
-    with precision(dtype):
-        return RUNG[name, dtype].measure(setup_of(case, dtype))
+def honest_difference(rung: Rung, case: Case) -> float:
+    with precision(rung.precision):
+        return rung.measure(setup_of(case, rung.dtype))
 
 
 @pytest.mark.parametrize(
-    ("control", "dtype"),
-    [pytest.param(c, dtype, id=f"{c.make.__name__}, {getattr(c, dtype)}, {dtype}")
-     for c in CONTROLS for dtype in ("float64", "float32") if getattr(c, dtype)],
+    ("control", "rung"),
+    [pytest.param(c, RUNG[getattr(c, name), name], id=f"{c.make.__name__}, {getattr(c, name)}, {name}")
+     for c in CONTROLS for name in PRECISIONS if getattr(c, name)],
 )  # fmt: skip
-def test_rung_sees(control, dtype, monkeypatch):
-    rung = RUNG[getattr(control, dtype), dtype]
-    assert honest_difference(rung.name, dtype, control.case) <= rung.tolerance / 3
-    with precision(dtype):
+def test_rung_sees(control, rung, monkeypatch):
+    assert honest_difference(rung, control.case) <= rung.tolerance / 3
+    with precision(rung.precision):
         control.make(monkeypatch)
-        difference = rung.measure(setup_of(control.case, dtype))
+        difference = rung.measure(setup_of(control.case, rung.dtype))
     assert np.isfinite(difference)
     assert difference >= 10 * (rung.tolerance or 1)  # tolerance 0 means a count: at least ten
 
@@ -286,9 +287,9 @@ def test_a_nan_on_the_side_of_jax_is_a_difference(name, dtype, monkeypatch):
 def test_every_rung_has_a_control():
     """The released code and the sine waves have controls of their own, in their tests."""
     elsewhere = ("released code", "sine waves")
-    seen = {(getattr(control, dtype), dtype) for control in CONTROLS for dtype in ("float64", "float32")}
+    seen = {(getattr(control, name), name) for control in CONTROLS for name in PRECISIONS}
     assert {key for key in RUNG if not key[0].startswith(elsewhere)} == {key for key in seen if key[0]}
 
 
 def test_the_controls_leave_nothing_changed():
-    assert honest_difference.__wrapped__("one optimiser step", "float64", BASE) <= 1e-9 / 3
+    assert honest_difference.__wrapped__(RUNG["one optimiser step", "float64"], BASE) <= 1e-9 / 3

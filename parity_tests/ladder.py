@@ -13,7 +13,7 @@ class Rung(NamedTuple):
 
     Attributes:
         name: what is compared.
-        precision: "float64" or "float32".
+        precision: what `measures.precision` takes: "float64", "float32" or "default".
         tolerance: the largest difference that passes.
         reason: why the tolerance is not smaller.
         measure: the function that returns the difference for a setup in that precision. The rungs of the released code
@@ -25,6 +25,11 @@ class Rung(NamedTuple):
     tolerance: float
     reason: str
     measure: Callable[[Setup], float]
+
+    @property
+    def dtype(self) -> str:
+        """The type of weights and pixels."""
+        return "float64" if self.precision == "float64" else "float32"
 
 
 SUMMATION = "sums are in another order, and batch norm's division makes their rounding about 100 times larger"
@@ -56,5 +61,6 @@ RUNGS = [
     Rung("ReLUs on one side", "float32", 5e-6, "their inputs are zero but for rounding", trajectory.kinks),
     Rung("weights left out", "float32", 0.01, "those whose gradients are rounding", trajectory.left_out),
     Rung("predictions", "float32", 0, "labels are whole numbers; the same adapted weights", trajectory.predictions),
+    Rung("logits", "default", 0.02, "by default, a TPU rounds the factors of products to bfloat16", measures.logits),
 ]
 TOLERANCE = {(rung.name, rung.precision): rung.tolerance for rung in RUNGS}

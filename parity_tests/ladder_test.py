@@ -26,7 +26,7 @@ CASES_OF_RUNGS = [(BASE, RUNGS), (SGD, RUNGS), (POOLED, ON_PHOTOGRAPHS), (FAST, 
 )  # fmt: skip
 def test_rung(case, rung):
     with precision(rung.precision):
-        assert rung.measure(setup_of(case, rung.precision)) <= rung.tolerance
+        assert rung.measure(setup_of(case, rung.dtype)) <= rung.tolerance
 
 
 @pytest.mark.parametrize("name", ["each layer", "gradients", "one optimiser step"])

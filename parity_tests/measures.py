@@ -1,7 +1,7 @@
 """Compares JAX with PyTorch, from layers to meta-updates; every comparison returns the worst difference of a setup."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import jax
@@ -22,8 +22,12 @@ EVAL_TASKS = 20
 
 @contextmanager
 def precision(name: str) -> Iterator[None]:
-    """Computes in "float64" or "float32", with matrix products in full precision on every device."""
-    with jax.enable_x64(name == "float64"), jax.default_matmul_precision("highest"):
+    """Computes in "float64" or "float32", with matrix products in full precision on every device.
+
+    "default" is float32 with products in the precision that JAX takes by default, or that its settings say.
+    """
+    products = nullcontext() if name == "default" else jax.default_matmul_precision("highest")
+    with jax.enable_x64(name == "float64"), products:
         yield
 
 

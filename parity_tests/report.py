@@ -52,10 +52,10 @@ def run(config: ConfigDict, workdir: Path) -> bool:
     rows = []
     for rung in tqdm(RUNGS, desc="parity", leave=False, disable=None):
         difference, verdict = None, "not run"
-        if float64 or rung.precision == "float32":
+        if float64 or rung.dtype == "float32":
             with precision(rung.precision):
-                smaller = _with_small_images(config) if rung.precision == "float32" else config
-                difference = rung.measure(bridge.setup(smaller, jnp.dtype(rung.precision)))
+                smaller = _with_small_images(config) if rung.dtype == "float32" else config
+                difference = rung.measure(bridge.setup(smaller, jnp.dtype(rung.dtype)))
             verdict = "agrees" if difference <= rung.tolerance else "FAILS"
         shown = "-" if difference is None else f"{difference:.1e}"
         tqdm.write(ROW.format(rung.name, rung.precision, f"{rung.tolerance:g}", shown, verdict))

@@ -19,13 +19,13 @@ from parity_tests import bridge
 from parity_tests.bridge import Arrays, arrays, minus, relative
 from reptile_jax.devices import mesh_of, put
 from reptile_jax.meta.reptile import MetaState
-from reptile_jax.run.evaluate import task_keys
 from reptile_jax.run.programs import (
     eval_program,
     initial_state,
     inner_loop_of,
     network_of,
     sample_meta_batch,
+    task_keys,
     train_program,
 )
 from reptile_jax.tasks.sine import EvalTask, Fit, Points, Pool, predict, steps_shown

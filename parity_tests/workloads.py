@@ -18,16 +18,17 @@ from reptile_jax.devices import TASKS, at_once, put
 from reptile_jax.meta.episodes import Pool, TrainTask
 from reptile_jax.meta.inner_loop import InnerLoop
 from reptile_jax.meta.reptile import MetaMetrics, MetaState, Spread, meta_update
-from reptile_jax.run.evaluate import task_keys
+from reptile_jax.run.curves import Curves
+from reptile_jax.run.metrics import MetricsWriter
 from reptile_jax.run.programs import (
     eval_program,
     initial_state,
     initial_states,
     inner_loop_of,
     sample_meta_batch,
+    task_keys,
     train_program,
 )
-from reptile_jax.run.train import curve_keys
 from reptile_jax.tasks import Data
 from reptile_jax.tasks.kind import Source
 from reptile_torch_ref import reptile
@@ -136,15 +137,14 @@ def evaluation(config: ConfigDict, data: Data, mesh: Mesh) -> Work:
 
 
 def curve(config: ConfigDict, data: Data, mesh: Mesh) -> Work:
-    """Returns points of the learning curves, each of which is a training task and a task of held-out classes."""
-    program, states = eval_program(config, mesh, config.shots), put(mesh, initial_states(config))
-    pools = jax.tree.map(lambda *x: np.array(x, np.int32), data.pools["train"], data.pools[data.held_out])
-    seeds = np.array([config.seed], np.int32)
+    """Returns points of the learning curves, in units of as many as a run measures together."""
+    states, zero = put(mesh, initial_states(config)), np.zeros(1, np.float32)
+    nowhere = mock.Mock(spec=MetricsWriter, rows=[])
+    curves = Curves(config, data, mesh, nowhere)
 
     def work(amount: int) -> None:
-        for i in range(amount):
-            keys = curve_keys(seeds, i, 2)
-            jax.device_get(program(states, data.source, pools, keys))
+        for i in range(amount * curves.together):
+            curves.add(i, states, MetaMetrics(zero, zero), 1.0)
 
     return work
 

@@ -32,8 +32,7 @@ from reptile_jax.meta.inner_loop import InnerLoop, Params, inner_loop, summed_lo
 from reptile_jax.meta.protocols import Predictions, classify
 from reptile_jax.meta.reptile import MetaState, meta_step_size, meta_update
 from reptile_jax.meta.statistics import mean_and_interval
-from reptile_jax.run.evaluate import task_keys
-from reptile_jax.run.programs import TRAINING_TASKS, initial_state, network_of, stream
+from reptile_jax.run.programs import TRAINING_TASKS, initial_state, network_of, stream, task_keys
 from reptile_jax.tasks import kind_of
 from reptile_jax.tasks.images import images_of
 

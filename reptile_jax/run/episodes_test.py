@@ -9,8 +9,8 @@ from jax import random
 
 from configs import omniglot_1shot_5way
 from reptile_jax.meta.episodes import Classes, Pool
-from reptile_jax.run.evaluate import SET_STREAMS, task_keys
-from reptile_jax.run.programs import TRAINING_TASKS, sample_meta_batch, stream
+from reptile_jax.run.evaluate import SET_STREAMS
+from reptile_jax.run.programs import TRAINING_TASKS, sample_meta_batch, stream, task_keys
 from reptile_jax.tasks import kind_of
 
 TABLE = Classes(jnp.arange(5223, dtype=jnp.int32) * 20, jnp.full(5223, 20, jnp.int32))

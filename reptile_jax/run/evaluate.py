@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,12 +24,13 @@ from reptile_jax.files import replace_text
 from reptile_jax.meta.reptile import MetaState
 from reptile_jax.meta.statistics import Mean, mean_and_interval
 from reptile_jax.progress import progress_bar
-from reptile_jax.run.interrupt import Interrupted, Stop
-from reptile_jax.run.programs import eval_program, initial_states
+from reptile_jax.run.interrupt import DISPATCH, Interrupted, Stop
+from reptile_jax.run.programs import eval_program, initial_states, task_keys
 from reptile_jax.run.unfinished import Series, Unfinished, Values
 from reptile_jax.tasks import Data, kind_of
 
-# The most that one device computes in a dispatch, because a signal waits for the end of the dispatch.
+# The most that one device computes in a dispatch. A fast device is given several of them at a time, and not a longer
+# one: rounding may depend on how many tasks are computed together, but must not depend on the time that they take.
 EVAL_TASKS = 25
 EVAL_COST = 50_000  # as `TaskKind.cost` counts
 # The sets that can be evaluated, with the number of their random streams of `eval_seed`. The numbers never change,
@@ -97,8 +99,8 @@ def evaluate(
                 by_shots[str(shots)] = _summary(config, means)
     outcomes = {}
     for start, of_start in starts.items():  # the same tasks
-        tasks, outcomes[start] = _eval_tasks(
-            config, programs[config.shots], data, data.held_out, config.shots, of_start, mesh, 0
+        tasks, outcomes[start] = jax.device_get(
+            _eval_tasks(config, programs[config.shots], data, data.held_out, config.shots, of_start, mesh, 0)
         )
     if is_main():
         if workdir is not None:
@@ -135,21 +137,29 @@ def measure(
         states: weights and inner optimiser's state, with a leading axis [seeds].
         mesh: the devices.
         before: the values of the first tasks, if they were measured before.
-        after: is called after every dispatch with the values of its tasks.
+        after: is called again and again, with the values of the tasks since the last call.
 
     Returns:
         The mean of each seed, by the measure's name.
     """
     parts = [before] if before else []
     done = _tasks_of(before or {})
+    tasks, at_most = _tasks_per_dispatch(config, shots, mesh), 1  # dispatches at a time
     while done < config.eval_samples:
-        outcomes = _eval_tasks(config, program, data, name, shots, states, mesh, done)[1]
-        measured = kind_of(config).measures(config, outcomes)
+        began = time.perf_counter()
+        firsts = range(done, config.eval_samples, tasks)[:at_most]
+        outcomes = [_eval_tasks(config, program, data, name, shots, states, mesh, first)[1] for first in firsts]
+        measured = _joined([kind_of(config).measures(config, each) for each in jax.device_get(outcomes)])
+        at_most = max(1, agreed(int(DISPATCH * len(firsts) / (time.perf_counter() - began))))
         parts.append({name: x[:, : config.eval_samples - done] for name, x in measured.items()})
         done += _tasks_of(parts[-1])
         after(parts[-1])
-    whole = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
-    return {name: [mean_and_interval(x) for x in values] for name, values in whole.items()}
+    return {name: [mean_and_interval(x) for x in values] for name, values in _joined(parts).items()}
+
+
+def _joined(parts: list[Values]) -> Values:
+    """Joins the values of tasks that were measured one after the other."""
+    return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
 
 
 def _tasks_of(values: Values) -> int:
@@ -161,22 +171,24 @@ def label_of(config: ConfigDict) -> str:
     return DATA_SETS[config.data.name].label
 
 
-def task_keys(key: jax.Array, first: int, count: int) -> jax.Array:
-    """The keys of tasks first..first+count-1 of a stream: [count]."""
-    return jax.vmap(lambda task: random.fold_in(key, task))(first + np.arange(count, dtype=np.int32))
-
-
 def _eval_tasks(
     config: ConfigDict, program: Any, data: Data, name: str, shots: int, states: MetaState, mesh: Mesh, first: int
 ) -> tuple[Any, Any]:
-    """Evaluates a dispatch of a set's tasks, from number `first` on; the tasks depend on `eval_seed` alone."""
-    devices, seeds = mesh.shape[TASKS], config.num_seeds // mesh.shape[SEEDS]
-    at_most = max(1, EVAL_COST // (kind_of(config).cost(config, shots) * seeds))
-    count = devices * min(EVAL_TASKS, at_most, -(-config.eval_samples // devices))
+    """Evaluates a dispatch of a set's tasks, from number `first` on; the tasks depend on `eval_seed` alone.
+
+    It returns arrays that the devices may still be computing.
+    """
+    count = _tasks_per_dispatch(config, shots, mesh)
     key = random.fold_in(random.fold_in(random.key(config.eval_seed), SET_STREAMS[name]), shots)
     keys = np.broadcast_to(random.key_data(task_keys(key, first, count)), (config.num_seeds, count, 2))
     pools = jax.tree.map(lambda x: np.full(count, x, np.int32), data.pools[name])
-    return jax.device_get(program(states, data.source, pools, keys))
+    return program(states, data.source, pools, keys)
+
+
+def _tasks_per_dispatch(config: ConfigDict, shots: int, mesh: Mesh) -> int:
+    devices, seeds = mesh.shape[TASKS], config.num_seeds // mesh.shape[SEEDS]
+    at_most = max(1, EVAL_COST // (kind_of(config).cost(config, shots) * seeds))
+    return devices * min(EVAL_TASKS, at_most, -(-config.eval_samples // devices))
 
 
 # Fields on which the value of a task does not depend, but for rounding, once weights, set and shots are given.

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from reptile_jax.config import ConfigError
+from reptile_jax.devices import mesh_of, put
 from reptile_jax.predict.learner import Learner
-from reptile_jax.run import pretrained, train, weights_file
+from reptile_jax.run import evaluate, pretrained, train, weights_file
 from reptile_jax.run.checkpoint import CheckpointError
+from reptile_jax.run.programs import eval_program, initial_states
+from reptile_jax.tasks import kind_of
 from reptile_jax.testing.small_runs import small, state_of, typed
 
 
@@ -162,3 +165,21 @@ def test_a_home_folder_may_be_written_as_a_tilde(folder, monkeypatch):
     assert evaluated("--config=~/runs/own/config.json", "--workdir=~/runs/own", cwd=folder)
     assert train.evaluate_only(small(), "~/runs/own")["meta_iters"] == 12
     assert not (folder / "~").exists()
+
+
+def test_a_device_that_is_fast_gets_several_dispatches_at_a_time(monkeypatch):
+    """How many they are changes no value."""
+    config, calls, values = small(eval_samples=23), {}, {}
+    mesh = mesh_of(config)
+    data, states = kind_of(config).load(config, mesh), put(mesh, initial_states(config))
+    program = eval_program(config, mesh, 1)
+    monkeypatch.setattr(evaluate, "EVAL_TASKS", 5)
+    for seconds in (0, 1e6):
+        monkeypatch.setattr(evaluate, "DISPATCH", seconds)
+        calls[seconds] = []
+        values[seconds] = evaluate.measure(config, program, data, "test", 1, states, mesh, after=calls[seconds].append)
+    tasks = {seconds: [len(x["inductive"][0]) for x in of_one] for seconds, of_one in calls.items()}
+    assert tasks == {0: [5, 5, 5, 5, 3], 1e6: [5, 18]}
+    assert values[0] == values[1e6]
+    whole = {seconds: np.concatenate([x["inductive"][0] for x in of_one]) for seconds, of_one in calls.items()}
+    assert np.array_equal(whole[0], whole[1e6]) and len(np.unique(whole[0])) > 1

@@ -5,6 +5,8 @@ import signal
 import threading
 from collections.abc import Iterator
 
+DISPATCH = 1.0  # seconds that the devices are given work for at a time, about; a signal waits for its end
+
 
 def stop_signals() -> list[signal.Signals]:
     """Returns the signals that stop a run; SIGHUP, which a lost connection sends, only if nohup does not block it."""

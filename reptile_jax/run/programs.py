@@ -9,7 +9,7 @@ seed. On a mesh of devices [seeds, tasks], each row of devices has its share of 
 its share of their tasks. If the tasks cannot be divided equally, other tasks fill the gaps and do not count.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -51,6 +51,12 @@ class Progress(NamedTuple):
 def stream(seed: jax.Array | int, name: int) -> jax.Array:
     """Returns the key of one of the random streams of a seed."""
     return random.fold_in(random.key(seed), name)
+
+
+@partial(jax.jit, static_argnums=2)  # key by key, the keys would take a millisecond
+def task_keys(key: jax.Array, first: jax.Array | int, count: int) -> jax.Array:
+    """Returns the keys of tasks first..first+count-1 of a stream: [count]."""
+    return jax.vmap(lambda task: random.fold_in(key, task))(first + np.arange(count, dtype=np.int32))
 
 
 def network_of(config: ConfigDict) -> nn.Module:
@@ -188,37 +194,82 @@ def eval_program(
         mesh: the devices.
         shots: support examples per class.
     """
+    spread = _spread_evaluation(config, mesh, shots)
+
+    @partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
+    def evaluate(states: MetaState, source: Source, pools: Pool, keys: jax.Array) -> tuple[Any, Any]:
+        return spread(
+            jax.tree.map(lambda x: x[:, None], states), source, pools, keys, jnp.zeros(keys.shape[1], jnp.int32)
+        )
+
+    return evaluate
+
+
+def curve_program(config: ConfigDict, mesh: Mesh) -> Callable[[Sequence[MetaState], Array, Source, Pool, Array], Any]:
+    """Compiles points of the learning curves: (states, iterations, source, pools [sets], seeds) -> outcomes.
+
+    A point has the states of all seeds after a meta-iteration, and one task of each set. The outcomes are
+    [seeds, points * sets], point by point.
+    """
+    spread = _spread_evaluation(config, mesh, config.shots)
+
+    @partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
+    def evaluate(
+        points: Sequence[MetaState], iterations: jax.Array, source: Source, pools: Pool, seeds: jax.Array
+    ) -> Any:
+        sets = len(jax.tree.leaves(pools)[0])
+
+        def keys_of(seed: jax.Array, iteration: jax.Array) -> jax.Array:
+            return random.key_data(task_keys(random.fold_in(stream(seed, CURVE_TASKS), iteration), 0, sets))
+
+        keys = jax.vmap(lambda seed: jax.vmap(lambda iteration: keys_of(seed, iteration))(iterations))(seeds)
+        states = jax.tree.map(lambda *x: jnp.stack(x, axis=1), *points)
+        pools = jax.tree.map(lambda x: jnp.tile(x, len(points)), pools)
+        numbers = jnp.repeat(jnp.arange(len(points), dtype=jnp.int32), sets)
+        return spread(states, source, pools, keys.reshape(len(seeds), -1, 2), numbers)[1]
+
+    return evaluate
+
+
+def _spread_evaluation(config: ConfigDict, mesh: Mesh, shots: int) -> Callable[..., tuple[Any, Any]]:
+    """Returns `eval_program` without `jit`, in which each task has weights of its own.
+
+    It takes (states [seeds, weights], source, pools [tasks], keys [seeds, tasks, 2], numbers [tasks]); the numbers say
+    which weights each task starts from.
+    """
     together, kind = at_once(config), kind_of(config)
 
     @partial(
         jax.shard_map,
         mesh=mesh,
-        in_specs=(P(SEEDS), (P(), P(SEEDS)), P(TASKS), P(SEEDS, TASKS)),
+        in_specs=(P(SEEDS), (P(), P(SEEDS)), P(TASKS), P(SEEDS, TASKS), P(TASKS)),
         out_specs=P(SEEDS, TASKS),
         check_vma=False,
     )
-    def spread(states: MetaState, source: Source, pools: Pool, keys: jax.Array) -> tuple[Any, Any]:
+    def spread(states: MetaState, source: Source, pools: Pool, keys: jax.Array, numbers: jax.Array) -> tuple[Any, Any]:
         shared, of_seeds = source
 
-        def one_seed(state: MetaState, keys: jax.Array, of_seed: Any) -> tuple[Any, Any]:
+        def one_seed(states: MetaState, keys: jax.Array, of_seed: Any) -> tuple[Any, Any]:
             of_one = (shared, of_seed)
             loop = inner_loop_of(config, of_one)
-            start = loop.optimizer.init(state.params) if config.inner_state == "reset" else state.opt_state
 
-            def one_task(pool: Pool, key: jax.Array) -> tuple[Any, Any]:
+            def one_task(pool: Pool, key: jax.Array, number: jax.Array) -> tuple[Any, Any]:
+                params, opt_state, _ = jax.tree.map(lambda x: x[number], states)
+                start = loop.optimizer.init(params) if config.inner_state == "reset" else opt_state
                 task = kind.sample_eval(config, shots, key, of_one, pool)
-                return task, kind.evaluate(config, network_of(config).apply, loop, of_one, state.params, start, task)
+                return task, kind.evaluate(config, network_of(config).apply, loop, of_one, params, start, task)
 
-            return each(one_task, pools, keys, at_once=together)
+            return each(one_task, pools, keys, numbers, at_once=together)
 
         return each(one_seed, states, keys, of_seeds, at_once=together)
 
-    @partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
-    def evaluate(states: MetaState, source: Source, pools: Pool, keys: jax.Array) -> tuple[Any, Any]:
+    def evaluate(
+        states: MetaState, source: Source, pools: Pool, keys: jax.Array, numbers: jax.Array
+    ) -> tuple[Any, Any]:
         tasks = keys.shape[1]
         filled = -tasks % mesh.shape[TASKS]
-        pools = jax.tree.map(lambda x: jnp.pad(x, (0, filled), mode="edge"), pools)
+        pools, numbers = jax.tree.map(lambda x: jnp.pad(x, (0, filled), mode="edge"), (pools, numbers))
         keys = random.wrap_key_data(jnp.pad(keys, ((0, 0), (0, filled), (0, 0)), mode="edge"))
-        return jax.tree.map(lambda x: x[:, :tasks], spread(states, source, pools, keys))
+        return jax.tree.map(lambda x: x[:, :tasks], spread(states, source, pools, keys, numbers))
 
     return evaluate

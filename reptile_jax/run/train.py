@@ -5,14 +5,12 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import random
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -23,15 +21,15 @@ from reptile_jax.meta.reptile import MetaState
 from reptile_jax.progress import progress_bar
 from reptile_jax.run import checkpoint, plots
 from reptile_jax.run.checkpoint import Checkpoints
-from reptile_jax.run.evaluate import evaluate, label_of, task_keys
-from reptile_jax.run.interrupt import Interrupted, Stop, stop_on_signal
+from reptile_jax.run.curves import Curves
+from reptile_jax.run.evaluate import evaluate, label_of
+from reptile_jax.run.interrupt import DISPATCH, Interrupted, Stop, stop_on_signal
 from reptile_jax.run.metrics import MetricsWriter, read_rows
 from reptile_jax.run.not_finite import bad_tasks
 from reptile_jax.run.pretrained import Found, evaluated, find, is_run, load_for, same_data, source_of
-from reptile_jax.run.programs import CURVE_TASKS, eval_program, initial_states, stream, train_program
-from reptile_jax.tasks import Data, TaskKind, kind_of
+from reptile_jax.run.programs import initial_states, train_program
+from reptile_jax.tasks import Data, kind_of
 
-DISPATCH = 1.0  # seconds per dispatch, about; a signal waits for the end of one
 LOCK = ".lock"  # inside a workdir
 
 
@@ -212,10 +210,7 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
         TrainingError: a loss, an update or the new state was not finite; that state was not saved.
         Interrupted: a signal arrived; raised after the state was saved.
     """
-    advance, classify = train_program(config, mesh), eval_program(config, mesh, config.shots)
-    seeds = np.array(seeds_of(config), np.int32)
-    kind, curve_sets = kind_of(config), ("train", data.held_out)
-    curve_pools = jax.tree.map(lambda *x: np.array(x, np.int32), *(data.pools[name] for name in curve_sets))
+    advance, seeds = train_program(config, mesh), np.array(seeds_of(config), np.int32)
     done = int(np.asarray(states.iteration)[0])
     if done < config.meta_iters:
         # This compiles the program. A signal waits for the end of a compilation, and here there is nothing to save.
@@ -229,6 +224,7 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
         contextlib.closing(MetricsWriter(workdir, done)) as metrics,
         progress_bar("train", config.meta_iters, "it", done, is_main()) as bar,
     ):
+        curves = Curves(config, data, mesh, metrics)
         while done < config.meta_iters:
             due = (_next(done, interval) for interval in (config.eval_interval, config.checkpoint_interval))
             pause = min(config.meta_iters, done + at_most, *due)
@@ -236,6 +232,7 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
             states, progress = advance(states, seeds, data.source, data.pools["train"], pause - done)
             bad = np.asarray(progress.bad_iteration)
             if np.any(bad >= 0):
+                curves.measure()
                 index = int(np.argmin(np.where(bad >= 0, bad, config.meta_iters)))  # the seed that was the first
                 before, _ = advance(before, seeds, data.source, data.pools["train"], int(bad[index]) - done)
                 raise _not_finite(config, workdir, data, before, index)
@@ -247,31 +244,20 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
             done = pause
             stopping = agreed(stop.number)  # by a signal to any of the processes, in the same place in all
             if done % config.eval_interval == 0 or done == config.meta_iters:
-                _, outcomes = classify(states, data.source, curve_pools, curve_keys(seeds, done, len(curve_sets)))
-                measured = kind.measures(config, jax.device_get(outcomes))[kind.headline(config)]  # [seeds, sets]
-                values = {
-                    "loss": float(np.asarray(progress.last.loss).mean()),
-                    "delta_norm": float(np.asarray(progress.last.delta_norm).mean()),
-                    **{
-                        f"{name}_{kind.measured}": float(x)
-                        for name, x in zip(curve_sets, measured.mean(axis=0), strict=True)
-                    },
-                    "meta_iters_per_second": busy_iterations / busy_seconds,
-                }
-                metrics.write(done, values)
+                curves.add(done, states, progress.last, busy_iterations / busy_seconds)
                 busy_seconds, busy_iterations = 0.0, 0
-                recent = {name: _recent(kind, metrics.rows, name) for name in curve_sets}
-                bar.set_postfix(recent, refresh=False)
             if done % config.checkpoint_interval == 0 or done == config.meta_iters or stopping:
+                curves.measure()
                 metrics.flush()
                 checkpoints.save(states, config, len(metrics.rows), data.fingerprint, machine(mesh))
+            bar.set_postfix(curves.recent(), refresh=False)
             if stopping:
                 raise Interrupted(
                     stopping, f"interrupted at meta-iteration {done}, saved: the same command goes on from there"
                 )
         rows = metrics.rows
     if rows and is_main():
-        plots.learning_curve(rows, kind, data.held_out, label_of(config), workdir / "learning_curve.png")
+        plots.learning_curve(rows, kind_of(config), data.held_out, label_of(config), workdir / "learning_curve.png")
     return states
 
 
@@ -290,19 +276,6 @@ def _not_finite(config: ConfigDict, workdir: Path, data: Data, before: MetaState
     )
 
 
-def curve_keys(seeds: np.ndarray, iteration: int, count: int) -> np.ndarray:
-    """Returns the keys of the curves' tasks at a meta-iteration: [seeds, count, 2]."""
-    return np.asarray(_curve_keys(seeds, np.int32(iteration), count))
-
-
-@partial(jax.jit, static_argnums=2)  # key by key, the keys would take a millisecond
-def _curve_keys(seeds: jax.Array, iteration: jax.Array, count: int) -> jax.Array:
-    def of_seed(seed: jax.Array) -> jax.Array:
-        return random.key_data(task_keys(random.fold_in(stream(seed, CURVE_TASKS), iteration), 0, count))
-
-    return jax.vmap(of_seed)(seeds)
-
-
 def _next(done: int, interval: int) -> int:
     """Returns the first multiple of the interval after `done`."""
     return (done // interval + 1) * interval
@@ -311,10 +284,3 @@ def _next(done: int, interval: int) -> int:
 def _steps(workdir: Path) -> list[int]:
     """Returns the meta-iterations of the rows in the workdir's metrics.jsonl."""
     return [row["step"] for row in read_rows(workdir / "metrics.jsonl")]
-
-
-def _recent(kind: TaskKind, rows: list[dict[str, Any]], name: str) -> str:
-    """The mean of the last points of a curve, as the progress bar shows it."""
-    key = f"{name}_{kind.measured}"  # which rows of an earlier part of the run may lack
-    mean = float(np.mean([row[key] for row in rows if key in row][-plots.CURVE_WINDOW :]))
-    return plots.short(kind, mean)

@@ -1,5 +1,7 @@
 """Tests for eight devices; devices_test.py runs them in a process with eight virtual devices."""
 
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +9,13 @@ import pytest
 
 from configs import omniglot_1shot_5way, omniglot_1shot_20way
 from reptile_jax.devices import mesh_of, put
-from reptile_jax.run.evaluate import measure, task_keys
-from reptile_jax.run.programs import eval_program, initial_states, train_program
+from reptile_jax.meta.reptile import MetaMetrics
+from reptile_jax.run.curves import Curves
+from reptile_jax.run.evaluate import measure
+from reptile_jax.run.metrics import MetricsWriter
+from reptile_jax.run.programs import curve_program, eval_program, initial_states, task_keys, train_program
 from reptile_jax.tasks import kind_of
-from reptile_jax.testing.small_runs import small
+from reptile_jax.testing.small_runs import small, small_waves
 
 MESHES = {1: (1, 1), 2: (1, 2), 4: (1, 4), 8: (1, 8)}  # by number of devices, for one seed
 
@@ -96,6 +101,25 @@ def test_evaluation_spread_over_devices_is_that_of_one(x64):
         assert len({x.mean for x in results[0]["inductive"]}) > 1 or num_seeds == 1
 
 
+@pytest.mark.parametrize("num_seeds", [1, 4])
+def test_points_of_the_curves_spread_over_devices_are_those_of_one(x64, num_seeds):
+    config, rows = small_waves(num_seeds=num_seeds, meta_iters=100), {}
+    metrics = MetaMetrics(np.zeros(num_seeds), np.zeros(num_seeds))
+    for devices in (1, 3, 8):
+        mesh = mesh_of(config, jax.devices()[:devices])
+        states, writer = put(mesh, initial_states(config, jnp.float64)), mock.Mock(spec=MetricsWriter, rows=[])
+        curves = Curves(config, kind_of(config).load(config, mesh), mesh, writer)
+        for iteration in range(7):
+            curves.add(iteration, states, metrics, 1.0)
+        curves.measure()
+        assert [call.args[0] for call in writer.write.call_args_list] == list(range(7))
+        rows[devices] = np.array([list(call.args[1].values()) for call in writer.write.call_args_list])
+    assert curves.together == {1: 4, 4: 1}[num_seeds]
+    np.testing.assert_allclose(rows[3], rows[1], rtol=1e-9)
+    np.testing.assert_allclose(rows[8], rows[1], rtol=1e-9)
+    assert len(np.unique(rows[1][:, 2:4])) == 14
+
+
 def test_tasks_that_do_not_divide_are_all_evaluated():
     config = small()
     mesh = mesh_of(config)
@@ -138,4 +162,9 @@ def test_eight_accelerators_programs_lower(platform, fields):
         np.zeros((len(seeds), 8, 2), "uint32"),
     )
     exported = jax.export.export(eval_program(config, mesh, 1), platforms=[platform])(states, data.source, pools, keys)
+    assert exported.nr_devices == 8
+    pools, iterations = jax.tree.map(lambda x: x[:2], pools), np.arange(10, dtype=np.int32)
+    exported = jax.export.export(curve_program(config, mesh), platforms=[platform])(
+        10 * [states], iterations, data.source, pools, seeds
+    )
     assert exported.nr_devices == 8
