@@ -22,8 +22,7 @@ from configs import omniglot_1shot_5way, omniglot_1shot_20way
 from parity_tests import bridge, workloads
 from parity_tests.workloads import EVAL_TASKS, Work
 from reptile_jax.config import ConfigError
-from reptile_jax.devices import TASKS, best_cpu_devices, mesh_of, usable_cores
-from reptile_jax.run.curves import points_together
+from reptile_jax.devices import TASKS, best_cpu_devices, devices, mesh_of, usable_cores
 from reptile_jax.run.evaluate import label_of
 from reptile_jax.run.programs import network_of
 from reptile_jax.tasks import kind_of
@@ -33,6 +32,7 @@ ROUNDS = 7  # how often each measurement is taken by default; the measurements t
 SECONDS = 1.5  # about how long one measurement takes
 SIZES = (1024, 2048, 4096)  # of the matrix products with which the rates are compared
 PARTS = ("sampling", "optimiser", "backward")  # of a training step, in the order in which they are removed
+WITH_CURVES = "train with curves"  # takes eight times as long, because a run seldom waits for the last points
 DEFAULT_LAYOUT = "train beside PyTorch's default layout"  # measured if the reference has its channels last
 MEMORY = (5, 100)  # number of measurements of the training process's memory, and of meta-iterations between them
 
@@ -86,7 +86,7 @@ def run(settings: dict[str, ConfigDict], workdir: Path, rounds: int = ROUNDS) ->
             raise ConfigError(f"num_seeds={config.num_seeds}: PyTorch trains one seed: give num_seeds=1")
     workdir.mkdir(parents=True, exist_ok=True)
     versions = {"jax": jax.__version__, "torch": torch.__version__}
-    device = jax.devices()[0].device_kind
+    device = devices()[0].device_kind
     results: dict[str, Any] = {"machine": {"device": device, "cpus": usable_cores(), "versions": versions}}
     for name, config in settings.items():
         print(f"\n{name} on {label_of(config)}; JAX {versions['jax']} on {device}, PyTorch {versions['torch']}\n")
@@ -100,10 +100,10 @@ def run(settings: dict[str, ConfigDict], workdir: Path, rounds: int = ROUNDS) ->
 
 def measure(name: str, config: ConfigDict, rounds: int) -> dict[str, Any]:
     """Measures one setting, and prints it as two tables."""
-    there = len(jax.devices())
-    of_run = best_cpu_devices(config, there) if jax.devices()[0].platform == "cpu" else there
+    there = len(devices())
+    of_run = best_cpu_devices(config, there) if devices()[0].platform == "cpu" else there
     counts = sorted({of_run, there, *(2**i for i in range(there.bit_length()))})
-    meshes = {count: mesh_of(config, jax.devices()[:count]) for count in counts}
+    meshes = {count: mesh_of(config, devices()[:count]) for count in counts}
     sets = {count: kind_of(config).load(config, mesh) for count, mesh in meshes.items()}
     mesh, data = meshes[of_run], sets[of_run]
     batches = (1, config.meta_batch, 2 * config.meta_batch)
@@ -119,12 +119,12 @@ def measure(name: str, config: ConfigDict, rounds: int) -> dict[str, Any]:
     }
     for count in counts:
         works[f"train on {count}"] = workloads.training(config, sets[count], meshes[count])
+        works[f"{WITH_CURVES} on {count}"] = workloads.training_with_curves(config, sets[count], meshes[count])
         works[f"eval on {count}"] = workloads.evaluation(config, sets[count], meshes[count])
-        works[f"curve points on {count}"] = workloads.curve(config, sets[count], meshes[count])
     rates = measured_in_turn(name, works, rounds)
-    for count in counts:  # of one task or point, not of a dispatch of them
+    for count in counts:  # of one task, not of a dispatch of them, and of one meta-iteration
         rates[f"eval on {count}"] *= EVAL_TASKS * meshes[count].shape[TASKS]
-        rates[f"curve points on {count}"] *= points_together(config, meshes[count])
+        rates[f"{WITH_CURVES} on {count}"] *= config.eval_interval
     rates["eval, PyTorch"] *= EVAL_TASKS
     result: dict[str, Any] = {"data": label_of(config)}
 
@@ -148,13 +148,11 @@ def measure(name: str, config: ConfigDict, rounds: int) -> dict[str, Any]:
     size = max(SIZES, key=lambda size: size**3 * median(rates[f"product of {size}"]).median)
     peak = 2 * size**3 / 1e9 * rates[f"product of {size}"]
     reached = flops(config) / 1e9 * speed
-    points, between = 1 / rates[f"curve points on {of_run}"], config.eval_interval / speed
     others = {
         "gflops": median(reached),
         "matmul_gflops": median(peak),
         "share_of_matmul": median(reached / peak),
-        "milliseconds_per_curve_point": median(1000 * points),
-        "curve_share_of_run": median(points / (points + between)),
+        "curve_share_of_run": median(1 - rates[f"{WITH_CURVES} on {of_run}"] / speed),
         **{f"share_{part}": median(share) for part, share in shares(rates).items()},
         **{
             f"milliseconds_per_task_{tasks}": median(1000 / (tasks * rates[f"meta_batch {tasks}"])) for tasks in batches
@@ -168,10 +166,7 @@ def measure(name: str, config: ConfigDict, rounds: int) -> dict[str, Any]:
     row("arithmetic, GFLOP/s", f"{others['gflops']}: {others['share_of_matmul'].percent()} of the "
         f"{others['matmul_gflops']} of a {size}³ product, the fastest of {', '.join(map(str, SIZES))}")  # fmt: skip
     share = others["curve_share_of_run"].percent()
-    row(
-        "a point of the curves, not in the rates above",
-        f"{others['milliseconds_per_curve_point']} ms every {config.eval_interval} meta-iterations: {share} of a run",
-    )
+    row(f"curves, a point every {config.eval_interval} meta-iterations, not in the rates above", f"{share} of a run")
     for part in (*PARTS, "forward"):
         row(f"{part}, share of a step", others[f"share_{part}"].percent())
     for tasks in batches:
@@ -188,13 +183,13 @@ def scaling(config: ConfigDict, counts: list[int], rates: dict[str, np.ndarray])
     row(*6 * ["---"])
     by_count = {}
     for count in counts:
-        train, points = rates[f"train on {count}"], 1 / rates[f"curve points on {count}"]
+        train = rates[f"train on {count}"]
         measured = {
             "train": median(train),
             "train_beside_one": median(train / rates["train on 1"]),
             "eval": median(rates[f"eval on {count}"]),
             "eval_beside_one": median(rates[f"eval on {count}"] / rates["eval on 1"]),
-            "curve_share_of_run": median(points / (points + config.eval_interval / train)),
+            "curve_share_of_run": median(1 - rates[f"{WITH_CURVES} on {count}"] / train),
         }
         row(count, *list(measured.values())[:-1], measured["curve_share_of_run"].percent())
         by_count[str(count)] = {key: value.as_json() for key, value in measured.items()}
@@ -217,7 +212,8 @@ def measured_in_turn(name: str, works: dict[str, Work], rounds: int) -> dict[str
     with tqdm(total=len(works) * (rounds + 1), desc=name, leave=False, disable=None) as bar:
         for work, do in works.items():
             do(1)
-            amounts[work] = max(1, round(SECONDS * rate_of(do, 2)))
+            seconds = SECONDS * (8 if work.startswith(WITH_CURVES) else 1)
+            amounts[work] = max(1, round(seconds * rate_of(do, 2)))
             bar.update()
         for i in range(rounds):
             for work, do in works.items():

@@ -136,15 +136,23 @@ def evaluation(config: ConfigDict, data: Data, mesh: Mesh) -> Work:
     return work
 
 
-def curve(config: ConfigDict, data: Data, mesh: Mesh) -> Work:
-    """Returns points of the learning curves, in units of as many as a run measures together."""
-    states, zero = put(mesh, initial_states(config)), np.zeros(1, np.float32)
-    nowhere = mock.Mock(spec=MetricsWriter, rows=[])
-    curves = Curves(config, data, mesh, nowhere)
+def training_with_curves(config: ConfigDict, data: Data, mesh: Mesh) -> Work:
+    """Returns meta-iterations with points of the learning curves, in units of `eval_interval` of them and a point.
+
+    At its end, it waits for the last points, as a run does before a checkpoint.
+    """
+    advance, states = train_program(config, mesh), put(mesh, initial_states(config))
+    seeds, curves = (
+        np.array([config.seed], np.int32),
+        Curves(config, data, mesh, mock.Mock(spec=MetricsWriter, rows=[])),
+    )
 
     def work(amount: int) -> None:
-        for i in range(amount * curves.together):
-            curves.add(i, states, MetaMetrics(zero, zero), 1.0)
+        nonlocal states
+        for i in range(amount):
+            states, progress = advance(states, seeds, data.source, data.pools["train"], config.eval_interval)
+            curves.add(i, jax.block_until_ready(states), progress.last, 1.0)
+        curves.measure()
 
     return work
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 SEEDS, TASKS = "seeds", "tasks"  # the axes of the mesh
 ALIGNMENT = 64  # bytes; where host memory is aligned to it, CPU devices read that memory and copy nothing
+_spare: list[bool] = []  # whether `make_cpu_devices` made a spare device
 
 
 def keep_compiled() -> None:
@@ -55,16 +56,18 @@ def best_cpu_devices(config: ConfigDict, cores: int) -> int:
     return min(range(1, cores + 1), key=tasks_of_the_busiest)
 
 
-def make_cpu_devices(number: int) -> None:
-    """Divides the CPU into so many XLA devices.
+def make_cpu_devices(number: int, spare: bool = False) -> None:
+    """Divides the CPU into so many XLA devices, and if `spare` makes one more, which computes beside them.
 
     Raises:
         RuntimeError: JAX has its devices already.
     """
-    jax.config.update("jax_num_cpu_devices", number)
+    jax.config.update("jax_num_cpu_devices", number + spare)
+    jax.config.update("jax_cpu_enable_async_dispatch", not spare)  # the thread that dispatches a program computes it
+    _spare[:] = [spare]
 
 
-def divide_cpu(config: ConfigDict | None = None) -> None:
+def divide_cpu(config: ConfigDict | None = None, spare: bool = False) -> None:
     """Makes the CPU devices that a run trains fastest on, or one for each core if there is no run to train.
 
     Does nothing if the environment sets the number of CPU devices.
@@ -75,19 +78,29 @@ def divide_cpu(config: ConfigDict | None = None) -> None:
     by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not by_flag and "JAX_NUM_CPU_DEVICES" not in os.environ:
         cores = usable_cores()
-        make_cpu_devices(cores if config is None else best_cpu_devices(config, cores))
+        make_cpu_devices(cores if config is None else best_cpu_devices(config, cores), spare)
 
 
-def mesh_of(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns devices, by default all of every process, as a grid [seeds, tasks].
+def devices() -> list[jax.Device]:
+    """Returns the devices of all processes, without the spare one."""
+    return [device for device in jax.devices() if device != spare_device()]
+
+
+def spare_device() -> jax.Device | None:
+    """Returns the CPU device that `make_cpu_devices` made to compute beside the others, if there is one."""
+    return jax.devices()[-1] if any(_spare) and jax.default_backend() == "cpu" else None
+
+
+def mesh_of(config: ConfigDict, of: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns devices, by default all of every process but the spare one, as a grid [seeds, tasks].
 
     The number of rows is the largest that divides both the number of seeds and the number of devices. The devices of a
     row share the tasks of its seeds. If tasks pass the second moment on to the next task, one device of each row does
     all the work, and the others are idle.
     """
-    devices = jax.devices() if devices is None else devices
-    rows = math.gcd(config.num_seeds, len(devices))
-    grid = np.array(devices).reshape(rows, -1)
+    used = devices() if of is None else of
+    rows = math.gcd(config.num_seeds, len(used))
+    grid = np.array(used).reshape(rows, -1)
     return Mesh(grid[:, :1] if config.inner_state == "sequential" else grid, (SEEDS, TASKS))
 
 

@@ -1,7 +1,18 @@
-"""The learning curves: how well the weights at each multiple of `eval_interval` learn a task of each set."""
+"""The learning curves: how well the weights at each multiple of `eval_interval` learn a task of each set.
 
-import math
-from typing import NamedTuple
+The two tasks of a point take as many steps, one after the other, as several meta-iterations. On a CPU with a spare
+device, a thread of low priority measures the points there while the training goes on: it uses a core that is free, and
+the time in which a core waits because its device has fewer tasks. A device that computes tasks together needs hardly
+longer for twenty of them than for two, so there ten points are measured together.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -9,15 +20,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from reptile_jax.config import seeds_of
-from reptile_jax.devices import TASKS, at_once
+from reptile_jax.devices import SEEDS, TASKS, at_once, put, spare_device
 from reptile_jax.meta.reptile import MetaMetrics, MetaState
 from reptile_jax.run import plots
 from reptile_jax.run.metrics import MetricsWriter
 from reptile_jax.run.programs import curve_program
 from reptile_jax.tasks import Data, kind_of
 
-AT_MOST = 10  # points that are measured together
-SETS = 2  # of a point: it has one training task and one held-out task
+TOGETHER = 10  # points that are measured together, where tasks are computed together
+BESIDE = 2  # points at most that the spare device has still to measure; training waits for it if there are more
 
 
 class Point(NamedTuple):
@@ -36,58 +47,51 @@ class Point(NamedTuple):
     rate: float
 
 
-def points_together(config: ConfigDict, mesh: Mesh) -> int:
-    """Returns how many points are measured together.
-
-    The steps of a task follow one another. A device that computes tasks together therefore needs hardly longer for
-    twenty tasks than for the two of a point. Devices that compute one task after the other get as many points as give
-    each device the same number of tasks.
-    """
-    devices = mesh.shape[TASKS]
-    return AT_MOST if at_once(config) else min(AT_MOST, devices // math.gcd(devices, SETS))
-
-
 class Curves:
-    """Measures the points of a run's curves, several together, and writes a row of metrics for each.
+    """Measures the points of a run's curves, and writes a row of metrics for each of them, in order.
 
-    Attributes:
-        together: how many points are measured together.
+    Its context ends the thread that measures.
     """
 
     def __init__(self, config: ConfigDict, data: Data, mesh: Mesh, metrics: MetricsWriter) -> None:
-        """Compiles nothing: the first points do."""
-        self._config, self._kind, self._source, self._metrics = config, kind_of(config), data.source, metrics
+        """Compiles nothing: the first point does."""
+        self._config, self._kind, self._metrics = config, kind_of(config), metrics
         self._sets = ("train", data.held_out)
         self._pools = jax.tree.map(lambda *x: np.array(x, np.int32), *(data.pools[name] for name in self._sets))
         self._seeds = np.array(seeds_of(config), np.int32)
-        self._program = curve_program(config, mesh)
-        self.together = points_together(config, mesh)
+        self._together = TOGETHER if at_once(config) else 1
+        self._source, self._mesh, self._thread = data.source, mesh, None
+        if self._together == 1 and (spare := spare_device()) is not None:
+            self._mesh = Mesh([[spare]], (SEEDS, TASKS))
+            self._source = put(self._mesh, jax.tree.map(np.asarray, data.source))  # it shares the images' memory
+            self._thread = ThreadPoolExecutor(1, initializer=_yield_to_others)
+        self._program: Callable[..., Any] | None = None
         self._waiting: list[Point] = []
+        self._started: list[tuple[list[Point], Callable[[], Any]]] = []  # with functions that wait for the outcomes
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the thread, after the point that it measures."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
 
     def add(self, iteration: int, states: MetaState, metrics: MetaMetrics, rate: float) -> None:
-        """Takes a point, see `Point`, and measures those that wait if they are as many as are measured together."""
+        """Takes a point, see `Point`, to measure it now or later."""
         self._waiting.append(Point(iteration, states, metrics, rate))
-        if len(self._waiting) == self.together:
-            self.measure()
+        if len(self._waiting) == self._together:
+            self._start()
+        while len(self._started) > (BESIDE if self._thread is not None else 0):
+            self._write()
 
     def measure(self) -> None:
-        """Measures the points that wait, however few they are, in the program that measures many."""
-        if not self._waiting:
-            return
-        filled = [*self._waiting, *(self.together - len(self._waiting)) * self._waiting[-1:]]
-        iterations = np.array([point.iteration for point in filled], np.int32)
-        outcomes = self._program([point.states for point in filled], iterations, self._source, self._pools, self._seeds)
-        measured = self._kind.measures(self._config, jax.device_get(outcomes))[self._kind.headline(self._config)]
-        means = measured.mean(axis=0).reshape(len(filled), len(self._sets))
-        for point, values in zip(self._waiting, means, strict=False):  # the others only fill the program
-            row = {
-                "loss": float(np.asarray(point.metrics.loss).mean()),
-                "delta_norm": float(np.asarray(point.metrics.delta_norm).mean()),
-                **{self._key(name): float(x) for name, x in zip(self._sets, values, strict=True)},
-                "meta_iters_per_second": point.rate,
-            }
-            self._metrics.write(point.iteration, row)
-        self._waiting = []
+        """Measures all points so far."""
+        if self._waiting:
+            self._start()
+        while self._started:
+            self._write()
 
     def recent(self) -> dict[str, str]:
         """Returns the mean of the last points of each curve, as the progress bar shows it."""
@@ -98,5 +102,43 @@ class Curves:
                 recent[name] = plots.short(self._kind, float(np.mean(values)))
         return recent
 
+    def _start(self) -> None:
+        """Starts to measure the points that wait, however few they are, with the program that measures many."""
+        points, self._waiting = self._waiting, []
+        filled = [*points, *(self._together - len(points)) * points[-1:]]
+        iterations = np.array([point.iteration for point in filled], np.int32)
+        states = [point.states for point in filled]
+        if self._thread is not None:
+            states = put(self._mesh, jax.tree.map(np.asarray, states))
+        arguments = states, iterations, self._source, self._pools, self._seeds
+        if self._program is None:  # settings of JAX, such as its precision, are those of this thread
+            self._program = curve_program(self._config, self._mesh).lower(*arguments).compile()
+        measure = partial(_outcomes, self._program, *arguments)
+        self._started.append((points, measure if self._thread is None else self._thread.submit(measure).result))
+
+    def _write(self) -> None:
+        """Waits for the points that were started first, and writes their rows."""
+        points, outcomes = self._started.pop(0)
+        measured = self._kind.measures(self._config, outcomes())[self._kind.headline(self._config)]
+        means = measured.mean(axis=0).reshape(self._together, len(self._sets))
+        for point, values in zip(points, means, strict=False):  # the other values only fill the program
+            row = {
+                "loss": float(np.asarray(point.metrics.loss).mean()),
+                "delta_norm": float(np.asarray(point.metrics.delta_norm).mean()),
+                **{self._key(name): float(x) for name, x in zip(self._sets, values, strict=True)},
+                "meta_iters_per_second": point.rate,
+            }
+            self._metrics.write(point.iteration, row)
+
     def _key(self, name: str) -> str:
         return f"{name}_{self._kind.measured}"
+
+
+def _outcomes(program: Callable[..., Any], *arguments: Any) -> Any:
+    return jax.device_get(program(*arguments))
+
+
+def _yield_to_others() -> None:
+    """Gives this thread the lowest priority, where threads have one of their own."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

@@ -1,6 +1,5 @@
 """Tests that points of the curves that are measured together are what each of them is alone."""
 
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 
 from reptile_jax.devices import mesh_of, put
 from reptile_jax.run import train
-from reptile_jax.run.curves import points_together
 from reptile_jax.run.interrupt import Interrupted
 from reptile_jax.run.programs import CURVE_TASKS, eval_program, initial_states, stream, train_program
 from reptile_jax.tasks import kind_of
@@ -71,11 +69,3 @@ def test_a_run_that_fails_writes_the_points_before(tmp_path):
     with pytest.raises(train.TrainingError, match="meta-iteration 1: the loss or the update is not finite"):
         train.train_and_evaluate(config, tmp_path / "run")
     assert [row["step"] for row in rows_of(tmp_path / "run")] == [1]
-
-
-def test_how_many_points_give_each_device_as_many_tasks():
-    one, every = small(tasks_at_once="one"), small(tasks_at_once="all")
-    mesh = lambda devices: SimpleNamespace(shape={"tasks": devices})  # noqa: E731
-    together = {devices: points_together(one, mesh(devices)) for devices in (1, 2, 3, 4, 5, 8, 16, 64)}
-    assert together == {1: 1, 2: 1, 3: 3, 4: 2, 5: 5, 8: 4, 16: 8, 64: 10}
-    assert {points_together(every, mesh(devices)) for devices in (1, 2, 8)} == {10}

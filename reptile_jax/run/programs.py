@@ -205,7 +205,7 @@ def eval_program(
     return evaluate
 
 
-def curve_program(config: ConfigDict, mesh: Mesh) -> Callable[[Sequence[MetaState], Array, Source, Pool, Array], Any]:
+def curve_program(config: ConfigDict, mesh: Mesh) -> jax.stages.Wrapped:
     """Compiles points of the learning curves: (states, iterations, source, pools [sets], seeds) -> outcomes.
 
     A point has the states of all seeds after a meta-iteration, and one task of each set. The outcomes are

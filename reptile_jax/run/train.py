@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from reptile_jax.config import ConfigError, differences, seeds_of, validate
-from reptile_jax.devices import agreed, is_main, machine, mesh_of, put, same_everywhere, together
+from reptile_jax.devices import agreed, devices, is_main, machine, mesh_of, put, same_everywhere, together
 from reptile_jax.files import LockedError, lock, replace_text
 from reptile_jax.meta.reptile import MetaState
 from reptile_jax.progress import progress_bar
@@ -168,7 +168,7 @@ def _held(workdir: Path) -> Iterator[None]:
 def _devices(config: ConfigDict) -> Mesh:
     """Returns the devices of the run, and says if the run cannot use all of them."""
     mesh = mesh_of(config)
-    if (used := mesh.size) < (there := len(jax.devices())):
+    if (used := mesh.size) < (there := len(devices())):
         if jax.process_count() > 1:
             raise ConfigError(
                 f"inner_state={config.inner_state!r} passes the second moment from task to task, on one device, and "
@@ -223,8 +223,8 @@ def train(config: ConfigDict, workdir: Path, data: Data, states: MetaState, mesh
     with (
         contextlib.closing(MetricsWriter(workdir, done)) as metrics,
         progress_bar("train", config.meta_iters, "it", done, is_main()) as bar,
+        Curves(config, data, mesh, metrics) as curves,
     ):
-        curves = Curves(config, data, mesh, metrics)
         while done < config.meta_iters:
             due = (_next(done, interval) for interval in (config.eval_interval, config.checkpoint_interval))
             pause = min(config.meta_iters, done + at_most, *due)

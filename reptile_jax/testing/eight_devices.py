@@ -1,5 +1,7 @@
 """Tests for eight devices; devices_test.py runs them in a process with eight virtual devices."""
 
+import os
+import sys
 from unittest import mock
 
 import jax
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from configs import omniglot_1shot_5way, omniglot_1shot_20way
+from reptile_jax import devices
 from reptile_jax.devices import mesh_of, put
 from reptile_jax.meta.reptile import MetaMetrics
 from reptile_jax.run.curves import Curves
@@ -20,9 +23,9 @@ from reptile_jax.testing.small_runs import small, small_waves
 MESHES = {1: (1, 1), 2: (1, 2), 4: (1, 4), 8: (1, 8)}  # by number of devices, for one seed
 
 
-def train(config, devices, dtype, iterations):
+def train(config, count, dtype, iterations):
     """Returns the weights after some meta-iterations on the first few devices."""
-    mesh = mesh_of(config, jax.devices()[:devices])
+    mesh = mesh_of(config, jax.devices()[:count])
     data, states = kind_of(config).load(config, mesh), put(mesh, initial_states(config, dtype))
     seeds = np.arange(config.num_seeds, dtype=np.int32) + config.seed
     states, _ = train_program(config, mesh)(states, seeds, data.source, data.pools["train"], iterations)
@@ -87,11 +90,11 @@ def test_one_meta_iteration_in_float32(num_seeds, devices):
 
 
 def test_evaluation_spread_over_devices_is_that_of_one(x64):
-    for num_seeds, devices in ((1, 8), (3, 8), (4, 8)):
+    for num_seeds, many in ((1, 8), (3, 8), (4, 8)):
         config = small(num_seeds=num_seeds, eval_samples=12)
         trained = train(config, 8, jnp.float64, 12)
         results = []
-        for count in (devices, 1):
+        for count in (many, 1):
             mesh = mesh_of(config, jax.devices()[:count])
             program = eval_program(config, mesh, 1)
             results.append(
@@ -102,22 +105,42 @@ def test_evaluation_spread_over_devices_is_that_of_one(x64):
 
 
 @pytest.mark.parametrize("num_seeds", [1, 4])
-def test_points_of_the_curves_spread_over_devices_are_those_of_one(x64, num_seeds):
-    config, rows = small_waves(num_seeds=num_seeds, meta_iters=100), {}
+def test_points_of_the_curves_are_those_of_one_device(x64, num_seeds, monkeypatch):
+    """They are spread over the devices, or measured on the spare one."""
+    config, rows = small_waves(num_seeds=num_seeds, meta_iters=100), []
     metrics = MetaMetrics(np.zeros(num_seeds), np.zeros(num_seeds))
-    for devices in (1, 3, 8):
-        mesh = mesh_of(config, jax.devices()[:devices])
+    for count, spare in ((1, False), (3, False), (8, False), (2, True)):
+        monkeypatch.setattr(devices, "_spare", [spare])
+        mesh = mesh_of(config, jax.devices()[:count])
         states, writer = put(mesh, initial_states(config, jnp.float64)), mock.Mock(spec=MetricsWriter, rows=[])
-        curves = Curves(config, kind_of(config).load(config, mesh), mesh, writer)
-        for iteration in range(7):
-            curves.add(iteration, states, metrics, 1.0)
-        curves.measure()
+        with Curves(config, kind_of(config).load(config, mesh), mesh, writer) as curves:
+            for iteration in range(7):
+                curves.add(iteration, states, metrics, 1.0)
+            assert len(writer.write.call_args_list) == (5 if spare else 7)
+            curves.measure()
         assert [call.args[0] for call in writer.write.call_args_list] == list(range(7))
-        rows[devices] = np.array([list(call.args[1].values()) for call in writer.write.call_args_list])
-    assert curves.together == {1: 4, 4: 1}[num_seeds]
-    np.testing.assert_allclose(rows[3], rows[1], rtol=1e-9)
-    np.testing.assert_allclose(rows[8], rows[1], rtol=1e-9)
-    assert len(np.unique(rows[1][:, 2:4])) == 14
+        rows.append(np.array([list(call.args[1].values()) for call in writer.write.call_args_list]))
+    for others in rows[1:]:
+        np.testing.assert_allclose(others, rows[0], rtol=1e-9)
+    assert len(np.unique(rows[0][:, 2:4])) == 14
+
+
+def test_the_spare_device_shares_the_images_and_its_thread_has_the_lowest_priority(monkeypatch):
+    config = small(meta_batch=5)
+    monkeypatch.setattr(devices, "_spare", [True])
+    mesh, spare = mesh_of(config), jax.devices()[-1]
+    assert devices.spare_device() == spare and mesh.size == 7 and spare not in mesh.devices
+    data = kind_of(config).load(config, mesh)
+    with Curves(config, data, mesh, mock.Mock(spec=MetricsWriter, rows=[])) as curves:
+        images, theirs = data.source[0], curves._source[0]
+        assert theirs.devices() == {spare}
+        assert theirs.unsafe_buffer_pointer() == images.addressable_shards[0].data.unsafe_buffer_pointer()
+        assert curves._thread.submit(os.getpriority, os.PRIO_PROCESS, 0).result() == (
+            19 if sys.platform == "linux" else 0
+        )
+    assert os.getpriority(os.PRIO_PROCESS, 0) < 19
+    monkeypatch.setattr(devices, "_spare", [False])
+    assert devices.spare_device() is None and mesh_of(config).size == 8
 
 
 def test_tasks_that_do_not_divide_are_all_evaluated():
