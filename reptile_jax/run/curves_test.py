@@ -1,6 +1,5 @@
 """Tests that points of the curves that are measured together are what each of them is alone."""
 
-
 import jax
 import numpy as np
 import pytest
