@@ -78,10 +78,11 @@ class Checkpoints:
                     self._find_room(2 * sum(x.nbytes for x in jax.tree.leaves(states)))
                     replace_text(self._folder / WRITING, str(iteration))
             self._manager.save(iteration, args=items)
-            if is_main():
-                of_run = {"rows": rows, "fingerprint": fingerprint, "machine": machine}
-                _seal(self.path(iteration), states, of_run)
-                (self._folder / WRITING).unlink()
+            with together():  # no process reads the checkpoint before it is sealed
+                if is_main():
+                    of_run = {"rows": rows, "fingerprint": fingerprint, "machine": machine}
+                    _seal(self.path(iteration), states, of_run)
+                    (self._folder / WRITING).unlink()
         except ElsewhereError:
             raise
         except Exception as error:  # its class depends on the layer of Orbax in which the disk's error occurs
