@@ -17,6 +17,7 @@ from reptile_jax.config import ConfigError
 from reptile_jax.devices import mesh_of
 from reptile_jax.networks.mini_imagenet import MiniImageNetClassifier
 from reptile_jax.networks.omniglot import OmniglotClassifier
+from reptile_jax.run import curves
 from reptile_jax.tasks import kind_of
 from reptile_jax.testing.small_runs import small
 from reptile_torch_ref import model, reptile
@@ -71,6 +72,19 @@ def test_a_benchmark_of_one_round(tmp_path, monkeypatch, capsys, network, more):
     assert process["peak_megabytes"] >= max(process["resident_megabytes"].values())
     printed = capsys.readouterr().out
     assert "small on glyphs (synthetic)" in printed and "| train, meta-iterations/s | " in printed
+
+
+def test_a_point_of_the_curves_is_as_many_tasks_as_in_a_run(monkeypatch):
+    """With three sets, a run draws a training task and one of the held-out set."""
+    config = small(**{"data.validation_classes": 20, "eval_set": "test"})
+    mesh = mesh_of(config)
+    data, drawn = kind_of(config).load(config, mesh), []
+    measured = curves._outcomes
+    monkeypatch.setattr(curves, "_outcomes", lambda *arguments: drawn.append(arguments[1:]) or measured(*arguments))
+    workloads.training_with_curves(config, data, mesh)(1)
+    ((states, iterations, _, pools, seeds),) = drawn
+    assert len(data.pools) == 3 and len(states) == len(iterations) == len(seeds) == 1
+    assert [tuple(map(int, pool)) for pool in zip(*pools, strict=True)] == [data.pools["train"], data.pools["test"]]
 
 
 def test_the_rates_of_two_devices(tmp_path):

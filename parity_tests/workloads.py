@@ -142,10 +142,8 @@ def training_with_curves(config: ConfigDict, data: Data, mesh: Mesh) -> Work:
     At its end, it waits for the last points, as a run does before a checkpoint.
     """
     advance, states = train_program(config, mesh), put(mesh, initial_states(config))
-    seeds, curves = (
-        np.array([config.seed], np.int32),
-        Curves(config, data, mesh, mock.Mock(spec=MetricsWriter, rows=[])),
-    )
+    curves = Curves(config, data, mesh, mock.Mock(spec=MetricsWriter, rows=[]))
+    seeds = np.array([config.seed], np.int32)
 
     def work(amount: int) -> None:
         nonlocal states

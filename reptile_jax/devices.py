@@ -63,7 +63,8 @@ def make_cpu_devices(number: int, spare: bool = False) -> None:
         RuntimeError: JAX has its devices already.
     """
     jax.config.update("jax_num_cpu_devices", number + spare)
-    jax.config.update("jax_cpu_enable_async_dispatch", not spare)  # the thread that dispatches a program computes it
+    if spare:
+        jax.config.update("jax_cpu_enable_async_dispatch", False)  # the thread that dispatches a program computes it
     _spare[:] = [spare]
 
 
@@ -83,7 +84,7 @@ def divide_cpu(config: ConfigDict | None = None, spare: bool = False) -> None:
 
 def devices() -> list[jax.Device]:
     """Returns the devices of all processes, without the spare one."""
-    return [device for device in jax.devices() if device != spare_device()]
+    return jax.devices()[:-1] if spare_device() else jax.devices()
 
 
 def spare_device() -> jax.Device | None:
