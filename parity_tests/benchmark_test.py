@@ -40,12 +40,26 @@ def test_operations_are_those_that_xla_counts(module, network):
     assert 0.9 < benchmark.flops(config) / (steps * counted) < 1  # XLA also counts batch norm, ReLU and all else
 
 
-@pytest.mark.parametrize(("network", "more"), [("omniglot", []), ("miniimagenet", ["train_default_layout"])])
-def test_a_benchmark_of_one_round(tmp_path, monkeypatch, capsys, network, more):
-    monkeypatch.setattr(benchmark, "SECONDS", 0.01)
-    monkeypatch.setattr(benchmark, "MEMORY", (2, 3))
-    config = small(meta_iters=100, **{"model.name": network})
-    benchmark.run({"small": config}, tmp_path / "run", rounds=3)
+SMALL_BENCHMARK = """
+import json, sys
+from pathlib import Path
+from parity_tests import benchmark
+from reptile_jax.testing.small_runs import small
+benchmark.SECONDS, benchmark.MEMORY = 0.01, (2, 3)
+benchmark.run({"small": small(**json.loads(sys.argv[3]))}, Path(sys.argv[1]), rounds=int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("network", "devices", "rounds", "more"),
+    [("omniglot", 2, 1, []), ("miniimagenet", 1, 2, ["train_default_layout"])],
+)
+def test_a_small_benchmark(tmp_path, network, devices, rounds, more):
+    fields = {"meta_iters": 100, "model.name": network}
+    command = [sys.executable, "-c", SMALL_BENCHMARK, tmp_path / "run", str(rounds), json.dumps(fields)]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
+    config, printed = small(**fields), done.stdout
     results = json.loads((tmp_path / "run" / "benchmark.json").read_text())
     assert [name for name in results["small"] if name.startswith("train")] == ["train", *more]
     for kind in ("train", "eval", *more):
@@ -62,15 +76,17 @@ def test_a_benchmark_of_one_round(tmp_path, monkeypatch, capsys, network, more):
     assert {key for key in setting if key.startswith("share_")} == {
         "share_of_matmul", "share_sampling", "share_forward", "share_backward", "share_optimiser",
     }  # fmt: skip
-    assert set(setting["devices"]) == {"1"}  # the tests have one device
-    on_one = setting["devices"]["1"]
-    assert on_one["train"]["median"] == setting["train"]["jax"] and on_one["eval"]["median"] == setting["eval"]["jax"]
-    assert on_one["train_beside_one"]["range"] == on_one["eval_beside_one"]["range"] == [1, 1]
+    by_count = setting["devices"]
+    assert list(by_count) == ["1", "2"][:devices]
+    for what in ("train", "eval"):
+        assert by_count[str(devices)][what]["median"] == setting[what]["jax"]
+        assert by_count["1"][f"{what}_beside_one"]["range"] == [1, 1]
+        ratio = by_count[str(devices)][what]["median"] / by_count["1"][what]["median"]
+        assert ratio == pytest.approx(by_count[str(devices)][f"{what}_beside_one"]["median"])
     process = setting["process"]
     assert set(process["first_meta_iteration_seconds"]) == {"cold", "warm"}
     assert list(process["resident_megabytes"]) == ["3", "6"]
     assert process["peak_megabytes"] >= max(process["resident_megabytes"].values())
-    printed = capsys.readouterr().out
     assert "small on glyphs (synthetic)" in printed and "| train, meta-iterations/s | " in printed
 
 
@@ -85,22 +101,6 @@ def test_a_point_of_the_curves_is_as_many_tasks_as_in_a_run(monkeypatch):
     ((states, iterations, _, pools, seeds),) = drawn
     assert len(data.pools) == 3 and len(states) == len(iterations) == len(seeds) == 1
     assert [tuple(map(int, pool)) for pool in zip(*pools, strict=True)] == [data.pools["train"], data.pools["test"]]
-
-
-def test_the_rates_of_two_devices(tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from parity_tests import benchmark as b;"
-        "from reptile_jax.testing.small_runs import small;"
-        "b.SECONDS = 0.01; b.training_process = lambda *_: {};"
-        "b.run({'small': small(meta_iters=100)}, Path(sys.argv[1]), rounds=1)"
-    )
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", code, tmp_path], check=True, env=environment, capture_output=True)
-    by_count = json.loads((tmp_path / "benchmark.json").read_text())["small"]["devices"]
-    assert list(by_count) == ["1", "2"]
-    for what in ("train", "eval"):
-        rate, beside_one = by_count["2"][what]["median"], by_count["2"][f"{what}_beside_one"]["median"]
-        assert rate / by_count["1"][what]["median"] == pytest.approx(beside_one)
 
 
 def test_the_default_layout_is_pytorchs(monkeypatch):

@@ -7,16 +7,23 @@ import pytest
 import torch
 
 from parity_tests import bridge
+from parity_tests.conftest import ARCHIVES
 from parity_tests.measures import precision, predictions_from
 from reptile_jax.run import pretrained
 from reptile_torch_ref import weights as torch_weights
+
+
+@pytest.fixture
+def characters(prepared):
+    """Returns the fields of Omniglot, or of the synthetic characters where there are no archives of it."""
+    return {"data": "omniglot", "archives": ARCHIVES, "data_dir": prepared} if ARCHIVES else {"data": "glyphs"}
 
 
 def in_both(name, fields):
     """Returns a setup with shipped weights, and the state that PyTorch reads from the same file; both in float64."""
     with jax.enable_x64(False):
         config, states = pretrained.load(name)
-    config.shots = 1
+    config.shots, config.eval_iters = 1, 10
     config.data.name, config.data.archives, config.data.dir = (
         fields.get(field, "") for field in ("data", "archives", "data_dir")
     )
@@ -28,9 +35,9 @@ def in_both(name, fields):
 
 
 @pytest.mark.parametrize("name", sorted(pretrained.SHIPPED))
-def test_both_frameworks_predict_alike_from_shipped_weights(name, data_fields):
+def test_both_frameworks_predict_alike_from_shipped_weights(name, characters):
     with precision("float64"):
-        setup, theirs = in_both(name, data_fields)
+        setup, theirs = in_both(name, characters)
         assert predictions_from(setup, theirs) == 0
         forgotten = {key: torch.zeros_like(moment) for key, moment in theirs.second_moment.items()}
         assert predictions_from(setup, theirs._replace(second_moment=forgotten)) > 0

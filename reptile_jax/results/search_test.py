@@ -1,5 +1,6 @@
 """Tests of the search, on the synthetic characters."""
 
+import functools
 import json
 import sys
 
@@ -23,20 +24,30 @@ GLYPHS = {"data": {"name": "glyphs", "validation_classes": 100}, "classes": 3, "
           "inner_iters": 3, "eval_iters": 3, "meta_batch": 2}  # fmt: skip
 
 
-def trained(variant: Variant):
-    """Returns the weights after a few meta-iterations of a variant, and those of the training program."""
+def loaded(fields):
     config = quickstart.get_config()
     config.update(GLYPHS)
-    config.update({"meta_iters": ITERATIONS, **variant.fields})
+    config.update({"meta_iters": ITERATIONS, **fields})
     mesh = mesh_of(config, jax.devices()[:1])
-    data = kind_of(config).load(config, mesh)
+    return config, mesh, kind_of(config).load(config, mesh)
+
+
+def trained(variant: Variant):
+    """Returns the weights after a few meta-iterations of a variant, and those of the training program."""
+    config, _, data = loaded(variant.fields)
     pixels, table = data.source[0], jax.tree.map(lambda x: x[0], data.source[1])
     run = search.train_program(config, variant, pixels, table, data.pools["train"])
     state, averaged = run(programs.initial_state(config, config.seed))
+    return state.params, averaged, trained_by_the_program(tuple(variant.fields.items()))
+
+
+@functools.cache
+def trained_by_the_program(fields):
+    config, mesh, data = loaded(dict(fields))
     states, seeds = programs.initial_states(config), np.array([config.seed], np.int32)
     program = programs.train_program(config, mesh)
     states, _ = program(states, seeds, data.source, data.pools["train"], ITERATIONS)
-    return state.params, averaged, jax.tree.map(lambda x: x[0], states.params)
+    return jax.tree.map(lambda x: x[0], states.params)
 
 
 def farthest(a, b):

@@ -31,7 +31,7 @@ ENDS = {"refused": 0, "trained": 0, "not finite": 0}
 ENDS_OF_PROGRAM = []
 
 
-@settings(max_examples=70, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(FIELDS)
 def _any_config(fields):
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +54,7 @@ def test_any_config_is_refused_or_trains():
     assert ENDS["refused"] > 20 and ENDS["trained"] > 3, ENDS
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(FIELDS)
 def _any_command_line(fields):
     with tempfile.TemporaryDirectory() as folder:

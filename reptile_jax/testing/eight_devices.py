@@ -1,5 +1,6 @@
 """Tests for eight devices; devices_test.py runs them in a process with eight virtual devices."""
 
+import functools
 import os
 import sys
 from unittest import mock
@@ -30,6 +31,12 @@ def train(config, count, dtype, iterations):
     seeds = np.arange(config.num_seeds, dtype=np.int32) + config.seed
     states, _ = train_program(config, mesh)(states, seeds, data.source, data.pools["train"], iterations)
     return jax.tree.map(np.asarray, states)
+
+
+@functools.cache
+def on_one_device(seed, dtype, iterations):
+    """Returns the weights after some meta-iterations of five tasks on one device."""
+    return train(small(meta_batch=5, meta_iters=20, seed=seed), 1, dtype, iterations)
 
 
 def distance(a, b):
@@ -74,7 +81,7 @@ def test_each_seed_is_the_run_it_would_be_alone(x64, num_seeds, devices, tasks_a
     config = small(meta_batch=5, meta_iters=20, num_seeds=num_seeds, tasks_at_once=tasks_at_once, seed=2)
     together = train(config, devices, jnp.float64, 20)
     for index in (0, num_seeds - 1):
-        wanted = train(small(meta_batch=5, meta_iters=20, seed=2 + index), 1, jnp.float64, 20)
+        wanted = on_one_device(2 + index, jnp.float64, 20)
         got = jax.tree.map(lambda x, index=index: x[index : index + 1], together)
         assert distance(got, wanted) < 1e-7
         assert distance(jax.tree.map(lambda x: x[1:2], together), wanted) > 1e-3  # another seed is another run
@@ -82,23 +89,23 @@ def test_each_seed_is_the_run_it_would_be_alone(x64, num_seeds, devices, tasks_a
 
 @pytest.mark.parametrize(("num_seeds", "devices"), [(1, 8), (3, 1), (4, 8)])
 def test_one_meta_iteration_in_float32(num_seeds, devices):
-    config = small(meta_batch=5, num_seeds=num_seeds)
+    config = small(meta_batch=5, meta_iters=20, num_seeds=num_seeds)
     together = train(config, devices, jnp.float32, 1)
     for index in range(num_seeds):
         got = jax.tree.map(lambda x, index=index: x[index : index + 1], together)
-        assert distance(got, train(small(meta_batch=5, seed=index), 1, jnp.float32, 1)) < 1e-4
+        assert distance(got, on_one_device(index, jnp.float32, 1)) < 1e-4
 
 
 def test_evaluation_spread_over_devices_is_that_of_one(x64):
     for num_seeds, many in ((1, 8), (3, 8), (4, 8)):
         config = small(num_seeds=num_seeds, eval_samples=12)
-        trained = train(config, 8, jnp.float64, 12)
+        states = initial_states(config, jnp.float64)
         results = []
         for count in (many, 1):
             mesh = mesh_of(config, jax.devices()[:count])
             program = eval_program(config, mesh, 1)
             results.append(
-                measure(config, program, kind_of(config).load(config, mesh), "test", 1, put(mesh, trained), mesh)
+                measure(config, program, kind_of(config).load(config, mesh), "test", 1, put(mesh, states), mesh)
             )
         assert results[0] == results[1]
         assert len({x.mean for x in results[0]["inductive"]}) > 1 or num_seeds == 1
