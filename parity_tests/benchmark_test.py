@@ -78,11 +78,12 @@ def test_a_small_benchmark(tmp_path, network, devices, rounds, more):
     }  # fmt: skip
     by_count = setting["devices"]
     assert list(by_count) == ["1", "2"][:devices]
+    on_one, on_all = by_count["1"], by_count[str(devices)]
     for what in ("train", "eval"):
-        assert by_count[str(devices)][what]["median"] == setting[what]["jax"]
-        assert by_count["1"][f"{what}_beside_one"]["range"] == [1, 1]
-        ratio = by_count[str(devices)][what]["median"] / by_count["1"][what]["median"]
-        assert ratio == pytest.approx(by_count[str(devices)][f"{what}_beside_one"]["median"])
+        assert on_all[what]["median"] == setting[what]["jax"]
+        assert on_one[f"{what}_beside_one"]["range"] == [1, 1]
+        ratio = on_all[what]["median"] / on_one[what]["median"]
+        assert ratio == pytest.approx(on_all[f"{what}_beside_one"]["median"])
     process = setting["process"]
     assert set(process["first_meta_iteration_seconds"]) == {"cold", "warm"}
     assert list(process["resident_megabytes"]) == ["3", "6"]

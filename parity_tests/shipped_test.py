@@ -13,12 +13,6 @@ from reptile_jax.run import pretrained
 from reptile_torch_ref import weights as torch_weights
 
 
-@pytest.fixture
-def characters(prepared):
-    """Returns the fields of Omniglot, or of the synthetic characters where there are no archives of it."""
-    return {"data": "omniglot", "archives": ARCHIVES, "data_dir": prepared} if ARCHIVES else {"data": "glyphs"}
-
-
 def in_both(name, fields):
     """Returns a setup with shipped weights, and the state that PyTorch reads from the same file; both in float64."""
     with jax.enable_x64(False):
@@ -34,10 +28,11 @@ def in_both(name, fields):
     return bridge.setup(config, jnp.dtype("float64"), start), theirs
 
 
+@pytest.mark.parametrize("data_fields", ["omniglot" if ARCHIVES else "glyphs"], indirect=True)
 @pytest.mark.parametrize("name", sorted(pretrained.SHIPPED))
-def test_both_frameworks_predict_alike_from_shipped_weights(name, characters):
+def test_both_frameworks_predict_alike_from_shipped_weights(name, data_fields):
     with precision("float64"):
-        setup, theirs = in_both(name, characters)
+        setup, theirs = in_both(name, data_fields)
         assert predictions_from(setup, theirs) == 0
         forgotten = {key: torch.zeros_like(moment) for key, moment in theirs.second_moment.items()}
         assert predictions_from(setup, theirs._replace(second_moment=forgotten)) > 0

@@ -36,8 +36,7 @@ def test_a_trained_initialisation_beats_an_untrained_one_on_glyphs():
 @pytest.mark.skipif(not ARCHIVES, reason="real Omniglot: REPTILE_OMNIGLOT=DIR names the folder of its archives")
 def test_a_short_run_learns_omniglot(tmp_path):
     fields = {"data__archives": ARCHIVES, "data__dir": "tfds", "meta_iters": 300, "eval_samples": 100}
-    fields["eval_train"] = False
-    done = small_runs.run("--workdir=run", config="omniglot_5shot_5way", cwd=tmp_path, **fields)
+    done = small_runs.run("--workdir=run", config="omniglot_5shot_5way", cwd=tmp_path, eval_train=False, **fields)
     assert done.returncode == 0, done.stderr
     test = json.loads((tmp_path / "run" / "results.json").read_text())["test"]
     assert test["transductive"]["5"]["accuracy"] > 0.85 and test["transductive"]["1"]["accuracy"] > 0.65
