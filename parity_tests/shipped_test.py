@@ -18,9 +18,10 @@ def in_both(name, fields):
     with jax.enable_x64(False):
         config, states = pretrained.load(name)
     config.shots, config.eval_iters = 1, 10
-    config.data.name, config.data.archives, config.data.dir = (
-        fields.get(field, "") for field in ("data", "archives", "data_dir")
-    )
+    if config.data.name != "images":  # in place of which both sides get photographs that `bridge` makes
+        config.data.name, config.data.archives, config.data.dir = (
+            fields.get(field, "") for field in ("data", "archives", "data_dir")
+        )
     start = jax.tree.map(lambda x: jnp.asarray(x[0], "float64" if x.dtype == np.float32 else x.dtype), states)
     theirs = torch_weights.load(str(pretrained.SHIPPED[name]))
     params, moment = ({key: w.double() for key, w in part.items()} for part in (theirs.params, theirs.second_moment))

@@ -25,7 +25,9 @@ from reptile_jax.run.pretrained import SHIPPED, is_run, load
 
 RESULTS = Path(__file__).parent
 ROWS = 100  # rows that a kept run has in metrics.jsonl
-WITH_WEIGHTS = ("omniglot_5way", "omniglot_20way", "omniglot_fast_5way", "omniglot_fast_20way")  # kept with weights
+WITH_WEIGHTS = (  # kept with weights
+    "omniglot_5way", "omniglot_20way", "omniglot_fast_5way", "omniglot_fast_20way", "miniimagenet_5way"
+)  # fmt: skip
 PICTURES = dict.fromkeys(WITH_WEIGHTS, ("tasks.png",)) | {"sinusoid": ("tasks.png", "learning_curve.png")}
 
 
@@ -67,9 +69,9 @@ class Run(NamedTuple):
         tasks, iterations = f"{self.config.eval_samples:,} test tasks", f"{self.config.meta_iters:,} meta-iterations"
         return f"{iterations} in {self.hours()}, {tasks}" if self.rows else tasks
 
-    def accuracy(self, protocol: str, shots: int) -> str:
-        """Returns the test accuracy in per cent, ± its 95% interval or the standard deviation over seeds."""
-        result = self.results["test"][protocol][str(shots)]
+    def accuracy(self, protocol: str, shots: int, of: str = "test") -> str:
+        """Returns the accuracy on a set in per cent, ± its 95% interval or the standard deviation over seeds."""
+        result = self.results[of][protocol][str(shots)]
         return f"{100 * result['accuracy']:.2f} ± {100 * result['std' if 'std' in result else 'ci95']:.2f}"
 
 

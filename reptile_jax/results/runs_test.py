@@ -45,7 +45,7 @@ def agree(a, b):
 
 
 @pytest.mark.skipif(not ARCHIVES, reason="real Omniglot: REPTILE_OMNIGLOT=DIR names the folder of its archives")
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name.startswith("omniglot")])
 def test_shipped_weights_are_as_good_as_the_readme_says(tmp_path, name):
     tasks = 500 if name.endswith("_5way") else 100  # each of which has 20 queries instead of 5
     fields = {"data__archives": ARCHIVES, "data__dir": "tfds", "eval_samples": tasks}

@@ -51,6 +51,7 @@ FAST = {"omniglot_5way": "omniglot_fast_5way", "omniglot_20way": "omniglot_fast_
 # Figures over time: meta-iterations/s in the benchmark. A meta-iteration of both runs of a figure has the same work.
 PACES = {"fast_5way": 21.8, "fast_20way": 6.19}
 OMNIGLOT = {"omniglot_5way": "omniglot_5shot_5way", "omniglot_20way": "omniglot_5shot_20way"}  # run -> config
+MINI, MINI_CONFIG = "miniimagenet_5way", "miniimagenet_5shot_5way"  # the run on Mini-ImageNet, and its config
 FOML = {  # run -> config and title
     "omniglot_5way_reptile": ("omniglot_1shot_5way", "Reptile"),
     "omniglot_5way_foml": ("omniglot_foml_5way", "first-order MAML"),
@@ -69,11 +70,12 @@ def headline_table() -> str:
 def runs_table() -> str:
     """Returns how long the runs took, and one result of each."""
     rows = []
-    runs = {fast: fast for fast in FAST.values()} | OMNIGLOT | {"omniglot_5way_foml": "omniglot_foml_5way"}
-    for name, file in runs.items():
+    for name, file in ({fast: fast for fast in FAST.values()} | OMNIGLOT).items():
         run = kept(name)
         result = f"{run.accuracy('inductive', run.config.shots)} % ({run.config.shots}-shot, inductive)"
         rows.append([f"`{file}`", _length(run, file), _hours(run), result])
+    mini, result = kept(MINI), kept(MINI).accuracy("inductive", 5)
+    rows.append([f"`{MINI_CONFIG}`", _length(mini, MINI_CONFIG), _hours(mini), f"{result} % (5-shot, inductive)"])
     waves = kept("sinusoid")
     error = f"squared error {_errors(waves.results)[-1]}"
     rows.append(["`sinusoid`", _length(waves, "sinusoid"), _hours(waves), error])
@@ -85,6 +87,16 @@ def results_table() -> str:
     table = _table(["setting", "paper", "re-runs", "here"], _accuracies())
     runs = {f"{kept(name).config.classes}-way": (kept(name), file) for name, file in OMNIGLOT.items()}
     return f"{table}\n\n{_commands(runs)}"
+
+
+def mini_sets_table() -> str:
+    """Returns the accuracy on Mini-ImageNet's training, validation and test classes after training."""
+    run = kept(MINI)
+    settings = {protocol: (protocol, run.config.shots) for protocol in ("transductive", "inductive")}
+    sets = [name for name in ("train", "validation", "test") if name in run.results]
+    rows = [[name, *(run.accuracy(*setting, of=name) for setting in settings.values())] for name in sets]
+    table = _table(["classes", *(f"{run.config.shots}-shot, {protocol}" for protocol in settings)], rows)
+    return f"{table}\n\n{_commands({'training': (run, MINI_CONFIG)})}"
 
 
 def seeds_table() -> str:
@@ -210,6 +222,7 @@ TABLES = {
     "headline": headline_table,
     "runs": runs_table,
     "results": results_table,
+    "mini_sets": mini_sets_table,
     "fast": fast_table,
     "search_5way": lambda: _searched(5),
     "search_20way": lambda: _searched(20),
@@ -228,6 +241,10 @@ FIGURES = {  # file -> title, and the run and characters of each curve
             for ways in (5, 20)
             for characters in ("train", "test")
         },
+    ),
+    "miniimagenet": (
+        "Mini-ImageNet, Reptile, 5-way 5-shot, inductive",
+        {f"{classes} classes": (MINI, classes) for classes in ("train", "test")},
     ),
     **{
         fast.removeprefix("omniglot_"): (
