@@ -19,6 +19,7 @@ from reptile_jax.testing.small_images import members, write_folder
 from reptile_jax.testing.small_runs import SMALL, run, typed
 
 ARCHIVES = os.environ.get("REPTILE_OMNIGLOT")
+MINIIMAGENET = os.environ.get("REPTILE_MINIIMAGENET")
 IMAGES = {
     "data__size": 8, "model__filters": 8, "classes": 3, "shots": 1, "train_shots": 3, "inner_iters": 2,
     "meta_batch": 2, "meta_iters": 4, "eval_iters": 3, "eval_samples": 10, "eval_shots": (1,), "eval_interval": 2,
@@ -59,6 +60,19 @@ def test_shipped_weights_are_as_good_as_the_readme_says(tmp_path, name):
             kept = kept["seeds"]["0"] if "seeds" in kept else kept
             assert agree(measured["test"][protocol][shots], kept)
     assert not agree(measured["test"]["inductive"]["1"], kept), "a check that cannot fail"  # 5-shot
+
+
+@pytest.mark.skipif(not MINIIMAGENET, reason="REPTILE_MINIIMAGENET=DIR, a folder with train/, val/ and test/")
+def test_the_weights_of_mini_imagenet_are_as_good_as_the_readme_says(tmp_path):
+    fields = {"data__dir": MINIIMAGENET, "eval_samples": 100, "eval_train": False}
+    config = "miniimagenet_1shot_5way"
+    done = run("--mode=eval", "--pretrained=miniimagenet_5way", config=config, cwd=tmp_path, **fields)
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(next(tmp_path.glob("runs/*/results.json")).read_text())["test"]
+    for protocol in ("transductive", "inductive"):
+        assert agree(measured[protocol]["1"], runs.kept("miniimagenet_1shot_5way").results["test"][protocol]["1"])
+        other = runs.kept("miniimagenet_5way").results["test"][protocol]["5"]
+        assert not agree(measured[protocol]["1"], other), "a check that cannot fail"
 
 
 def test_shipped_weights_are_of_the_kept_runs():

@@ -39,6 +39,13 @@ PUBLISHED = {
     (20, "transductive", 5): ("97.12 ± 0.32", "96.99 to 97.55"),
     (20, "inductive", 5): ("96.65 ± 0.33", "96.47 to 96.60"),
 }
+# The paper's table 1, and the range over independent re-runs of its released code, by (protocol, shots).
+PUBLISHED_MINI = {
+    ("transductive", 1): ("49.97 ± 0.32", "49.23 to 50.19"),
+    ("inductive", 1): ("47.07 ± 0.26", "46.27 to 47.15"),
+    ("transductive", 5): ("65.99 ± 0.58", "65.80 to 66.55"),
+    ("inductive", 5): ("62.74 ± 0.37", "62.85 to 64.47"),
+}
 COMBINATIONS = {  # in per cent, final accuracies of the paper's figure 3
     **{"sum1": 33.4, "sum2": 91.7, "sum3": 95.6, "sum4": 96.7},
     **{"mean2": 89.9, "mean3": 93.8, "mean4": 95.0},
@@ -52,6 +59,8 @@ FAST = {"omniglot_5way": "omniglot_fast_5way", "omniglot_20way": "omniglot_fast_
 PACES = {"fast_5way": 21.8, "fast_20way": 6.19}
 OMNIGLOT = {"omniglot_5way": "omniglot_5shot_5way", "omniglot_20way": "omniglot_5shot_20way"}  # run -> config
 MINI, MINI_CONFIG = "miniimagenet_5way", "miniimagenet_5shot_5way"  # the run on Mini-ImageNet, and its config
+# The evaluations of that run by shots, each of the same name as its config. The run has the results of other shots.
+MINI_EVALUATIONS = {1: "miniimagenet_1shot_5way"}
 FOML = {  # run -> config and title
     "omniglot_5way_reptile": ("omniglot_1shot_5way", "Reptile"),
     "omniglot_5way_foml": ("omniglot_foml_5way", "first-order MAML"),
@@ -64,6 +73,8 @@ def headline_table() -> str:
     rows = []
     for (classes, protocol, shots), (title, paper, _, here) in zip(PUBLISHED, _accuracies(), strict=True):
         rows.append([title, paper, here, fast[classes].accuracy(protocol, shots)])
+    for title, paper, _, here in _mini_accuracies():
+        rows.append([f"Mini-ImageNet, {title}", paper, here, ""])
     return _table(["setting", "paper", "here", "fast run"], rows)
 
 
@@ -89,14 +100,21 @@ def results_table() -> str:
     return f"{table}\n\n{_commands(runs)}"
 
 
+def mini_table() -> str:
+    """Returns the accuracy on Mini-ImageNet's test classes beside the paper's and re-runs of its released code."""
+    table = _table(["setting", "paper", "re-runs", "here"], _mini_accuracies())
+    runs = {"training": (kept(MINI), MINI_CONFIG)}
+    runs |= {f"{shots}-shot": (kept(name), name) for shots, name in MINI_EVALUATIONS.items()}
+    return f"{table}\n\n{_commands(runs)}"
+
+
 def mini_sets_table() -> str:
     """Returns the accuracy on Mini-ImageNet's training, validation and test classes after training."""
     run = kept(MINI)
     settings = {protocol: (protocol, run.config.shots) for protocol in ("transductive", "inductive")}
     sets = [name for name in ("train", "validation", "test") if name in run.results]
     rows = [[name, *(run.accuracy(*setting, of=name) for setting in settings.values())] for name in sets]
-    table = _table(["classes", *(f"{run.config.shots}-shot, {protocol}" for protocol in settings)], rows)
-    return f"{table}\n\n{_commands({'training': (run, MINI_CONFIG)})}"
+    return _table(["classes", *(f"{run.config.shots}-shot, {protocol}" for protocol in settings)], rows)
 
 
 def seeds_table() -> str:
@@ -202,6 +220,15 @@ def _accuracies() -> list[list[str]]:
     return rows
 
 
+def _mini_accuracies() -> list[list[str]]:
+    """Returns the same as `_accuracies` for Mini-ImageNet."""
+    rows = []
+    for (protocol, shots), published in PUBLISHED_MINI.items():
+        here = kept(MINI_EVALUATIONS.get(shots, MINI)).accuracy(protocol, shots)
+        rows.append([f"5-way {shots}-shot, {protocol}", *published, f"**{here}**"])
+    return rows
+
+
 def _hours(run: Run) -> str:
     """Returns the hours of a run, and the number of its seeds."""
     return run.hours() + (f" ({run.config.num_seeds} seeds)" if run.config.num_seeds > 1 else "")
@@ -222,6 +249,7 @@ TABLES = {
     "headline": headline_table,
     "runs": runs_table,
     "results": results_table,
+    "mini": mini_table,
     "mini_sets": mini_sets_table,
     "fast": fast_table,
     "search_5way": lambda: _searched(5),
