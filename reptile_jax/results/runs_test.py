@@ -68,7 +68,7 @@ def test_the_weights_of_mini_imagenet_are_as_good_as_the_readme_says(tmp_path):
     config = "miniimagenet_1shot_5way"
     done = run("--mode=eval", "--pretrained=miniimagenet_5way", config=config, cwd=tmp_path, **fields)
     assert done.returncode == 0, done.stderr
-    measured = json.loads(next(tmp_path.glob("runs/*/results.json")).read_text())["test"]
+    measured = json.loads((tmp_path / "runs" / config / "results.json").read_text())["test"]
     for protocol in ("transductive", "inductive"):
         assert agree(measured[protocol]["1"], runs.kept("miniimagenet_1shot_5way").results["test"][protocol]["1"])
         other = runs.kept("miniimagenet_5way").results["test"][protocol]["5"]
