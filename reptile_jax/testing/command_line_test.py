@@ -83,7 +83,7 @@ TABLE = [
     ("--pretrained=nowhere", "nowhere holds no checkpoint: name a workdir"),
     (
         "--pretrained=omniglot_5wya",
-        "weights file, or what is shipped (omniglot_20way, omniglot_5way, omniglot_fast_20way, omniglot_fast_5way)",
+        f"weights file, or what is shipped ({', '.join(sorted(runs.WITH_WEIGHTS))})",
     ),
 ]
 
