@@ -7,6 +7,7 @@ python -m reptile_jax.results WORKDIR    # first copies the run of a workdir int
 import json
 import re
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ WAVES = {  # runs on sine waves -> config and title
     "sinusoid_relu": ("sinusoid_relu", "Reptile, ReLU"),
 }
 
+Published = dict[tuple[int, str, int], tuple[str, str]]
+
 # Per cent: the paper's table 2, and the range over four re-runs of its released code, by (classes, protocol, shots).
-PUBLISHED = {
+PUBLISHED: Published = {
     (5, "transductive", 1): ("97.68 ± 0.04", "97.61 to 97.79"),
     (5, "inductive", 1): ("95.39 ± 0.09", "95.20 to 95.56"),
     (5, "transductive", 5): ("99.48 ± 0.06", "99.49 to 99.53"),
@@ -39,12 +42,12 @@ PUBLISHED = {
     (20, "transductive", 5): ("97.12 ± 0.32", "96.99 to 97.55"),
     (20, "inductive", 5): ("96.65 ± 0.33", "96.47 to 96.60"),
 }
-# The paper's table 1, and the range over independent re-runs of its released code, by (protocol, shots).
-PUBLISHED_MINI = {
-    ("transductive", 1): ("49.97 ± 0.32", "49.23 to 50.19"),
-    ("inductive", 1): ("47.07 ± 0.26", "46.27 to 47.15"),
-    ("transductive", 5): ("65.99 ± 0.58", "65.80 to 66.55"),
-    ("inductive", 5): ("62.74 ± 0.37", "62.85 to 64.47"),
+# The paper's table 1, and the range over independent re-runs of its released code, by (classes, protocol, shots).
+PUBLISHED_MINI: Published = {
+    (5, "transductive", 1): ("49.97 ± 0.32", "49.23 to 50.19"),
+    (5, "inductive", 1): ("47.07 ± 0.26", "46.27 to 47.15"),
+    (5, "transductive", 5): ("65.99 ± 0.58", "65.80 to 66.55"),
+    (5, "inductive", 5): ("62.74 ± 0.37", "62.85 to 64.47"),
 }
 COMBINATIONS = {  # in per cent, final accuracies of the paper's figure 3
     **{"sum1": 33.4, "sum2": 91.7, "sum3": 95.6, "sum4": 96.7},
@@ -71,9 +74,9 @@ def headline_table() -> str:
     """Returns the accuracy of the trained networks, and of the fast runs, beside the paper's."""
     fast = {run.config.classes: run for run in map(kept, FAST.values())}
     rows = []
-    for (classes, protocol, shots), (title, paper, _, here) in zip(PUBLISHED, _accuracies(), strict=True):
+    for (classes, protocol, shots), (title, paper, _, here) in zip(PUBLISHED, _omniglot(), strict=True):
         rows.append([title, paper, here, fast[classes].accuracy(protocol, shots)])
-    for title, paper, _, here in _mini_accuracies():
+    for title, paper, _, here in _mini():
         rows.append([f"Mini-ImageNet, {title}", paper, here, ""])
     return _table(["setting", "paper", "here", "fast run"], rows)
 
@@ -94,14 +97,14 @@ def runs_table() -> str:
 
 def results_table() -> str:
     """Returns the trained networks beside the paper's and four re-runs of its released code."""
-    table = _table(["setting", "paper", "re-runs", "here"], _accuracies())
+    table = _table(["setting", "paper", "re-runs", "here"], _omniglot())
     runs = {f"{kept(name).config.classes}-way": (kept(name), file) for name, file in OMNIGLOT.items()}
     return f"{table}\n\n{_commands(runs)}"
 
 
 def mini_table() -> str:
     """Returns the accuracy on Mini-ImageNet's test classes beside the paper's and re-runs of its released code."""
-    table = _table(["setting", "paper", "re-runs", "here"], _mini_accuracies())
+    table = _table(["setting", "paper", "re-runs", "here"], _mini())
     runs = {"training": (kept(MINI), MINI_CONFIG)}
     runs |= {f"{shots}-shot": (kept(name), name) for shots, name in MINI_EVALUATIONS.items()}
     return f"{table}\n\n{_commands(runs)}"
@@ -208,24 +211,27 @@ def _search_rows() -> list[dict[str, Any]]:
     return [json.loads(line) for line in (RESULTS / "search.jsonl").read_text().splitlines()]
 
 
-def _accuracies() -> list[list[str]]:
-    """Returns setting, the paper's accuracy, the re-runs' range and the accuracy here, for each published setting."""
-    rows = []
-    for run in map(kept, OMNIGLOT):
-        for (classes, protocol, shots), published in PUBLISHED.items():
-            if classes == run.config.classes:
-                setting = f"{classes}-way {shots}-shot, {protocol}"
-                rows.append([setting, *published, f"**{run.accuracy(protocol, shots)}**"])
-    return rows
+def _omniglot() -> list[list[str]]:
+    return _accuracies(PUBLISHED, lambda classes, _: f"omniglot_{classes}way")
 
 
-def _mini_accuracies() -> list[list[str]]:
-    """Returns the same as `_accuracies` for Mini-ImageNet."""
-    rows = []
-    for (protocol, shots), published in PUBLISHED_MINI.items():
-        here = kept(MINI_EVALUATIONS.get(shots, MINI)).accuracy(protocol, shots)
-        rows.append([f"5-way {shots}-shot, {protocol}", *published, f"**{here}**"])
-    return rows
+def _mini() -> list[list[str]]:
+    return _accuracies(PUBLISHED_MINI, lambda _, shots: MINI_EVALUATIONS.get(shots, MINI))
+
+
+def _accuracies(published: Published, evaluation: Callable[[int, int], str]) -> list[list[str]]:
+    """Returns setting, the paper's accuracy, the re-runs' range and the accuracy here, for each published setting.
+
+    `evaluation` returns the name of the run that measured a number of classes and shots.
+    """
+    return [
+        [
+            f"{classes}-way {shots}-shot, {protocol}",
+            *texts,
+            f"**{kept(evaluation(classes, shots)).accuracy(protocol, shots)}**",
+        ]
+        for (classes, protocol, shots), texts in published.items()
+    ]
 
 
 def _hours(run: Run) -> str:
