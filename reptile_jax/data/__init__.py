@@ -30,7 +30,7 @@ class DataSet(NamedTuple):
         load: reads the data set, images as `Images`; raises DataError if it is missing or damaged.
         prepare: makes an image of another source like the images of this data set: uint8 [size, size, channels];
             raises ValueError if it cannot. None means that the data set has no images.
-        preparation: what `prepare` does, in a few words.
+        preparation: what `prepare` does, in a few words; {size} and {channels} stand for those of the config.
     """
 
     kind: str
@@ -68,7 +68,7 @@ def _image(image: Image.Image, data: ConfigDict) -> np.ndarray:
 
 
 _AS_DRAWINGS = "as drawings: grey, split into ink (dark) and paper by Otsu's threshold, to 28x28"
-_AS_IMAGES = "as images: to the size and channels of the training, bicubic"
+_AS_IMAGES = "as photographs: to {size}x{size}x{channels}, bicubic"
 
 _CHARACTERS = {"data.size": (SIZE,), "data.channels": (1,)}
 _WAVES = {  # a point is one number, and a wave has no labels

@@ -110,7 +110,10 @@ def listing(directory: Path) -> Listing:
             classes, a class has no images or is in two sets, or a zip file is damaged or has paths that leave it.
     """
     if not directory.is_dir():
-        raise DataError(f"data.dir={str(directory)!r} is not a folder: give the folder that holds the classes' folders")
+        raise DataError(
+            f"data.dir={str(directory)!r} is not a folder: give the folder that holds the classes' folders, or "
+            f"train/ and test/ with them"
+        )
     parts = {name: part_of(place) for name, place in _places(directory).items()}
     seen: dict[str, Path] = {}
     for part in parts.values():
@@ -146,7 +149,7 @@ def _places(directory: Path) -> dict[str, Path]:
     for name in ("train", "test"):
         if name not in found:
             there = ", ".join(place.name for place in found.values())
-            raise DataError(f"{directory} has {there} but neither {name}/ nor {name}.zip: add it")
+            raise DataError(f"data.dir={directory} has {there} but neither {name}/ nor {name}.zip: add one of them")
     return found
 
 

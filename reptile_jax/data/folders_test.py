@@ -222,7 +222,7 @@ def test_both_a_folder_and_a_zip_file(split):
 @pytest.mark.parametrize("missing", ["train", "test"])
 def test_a_split_needs_train_and_test(split, missing):
     (split / missing).rename(split / "elsewhere")
-    refused(split, f"neither {missing}/ nor {missing}.zip")
+    refused(split, f"data.dir={split} has ", f"neither {missing}/ nor {missing}.zip: add one of them")
 
 
 def test_a_folder_inside_a_class(tmp_path, split):

@@ -46,7 +46,9 @@ def predict(pretrained: str, support: str, queries: Sequence[str], output: str |
     learner = Learner(pretrained)
     adapted = learner.adapt(examples, labels)
     counts = ", ".join(f"{name} ({labels.count(name)})" for name in adapted.classes)
-    print(f"{pretrained} learned {counts}; images prepared {DATA_SETS[learner.config.data.name].preparation}")
+    data = learner.config.data
+    preparation = DATA_SETS[data.name].preparation.format(size=data.size, channels=data.channels)
+    print(f"{pretrained} learned {counts}; images prepared {preparation}")
     if file is None:
         widths = [max(len(str(name)) for name in names) for names in (wanted, adapted.classes)]
         for row in rows(adapted, wanted, top):

@@ -110,7 +110,7 @@ def test_every_output_is_what_a_plain_loop_and_the_learner_give(place, weights):
     assert printed.returncode == 0, printed.stderr
     assert sorted(place.rglob("*")) == before  # nothing is written
     header, *lines = printed.stdout.splitlines()
-    assert "apple, green (3), bür (3), cat (3); images prepared as images: to the size" in header
+    assert f"apple, green (3), bür (3), cat (3); images prepared as photographs: to {SIZE}x{SIZE}x3, bicubic" in header
 
     found = [sorted((place / "queries").glob("*_*")), sorted((place / "queries" / "more").rglob("*.*"))]
     queries = [file for files in found for file in files]

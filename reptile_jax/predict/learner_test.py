@@ -299,8 +299,12 @@ def test_what_does_not_fit_is_refused(file, tmp_path):
     del config.classes  # which every reader of weights would look for
     weights_file.save(tmp_path / "old.safetensors", state, config)
     for name, fields, message in (
-        ("good", {"classes": 4}, "classes=4 does not fit good.safetensors, trained with classes=3"),
-        ("good", {"seed": 1}, "seed=1 splits the characters differently from seed=0 of good.safetensors"),
+        (
+            "good",
+            {"classes": 4},
+            "classes=4 does not fit good.safetensors, trained with classes=3: give that, or name other weights",
+        ),
+        ("good", {"seed": 1}, "seed=1 splits the classes differently from seed=0 of good.safetensors"),
         ("old", {}, "old.safetensors was written by another version, whose config differs in classes"),
         ("bad", {}, "bad.safetensors cannot be read as a safetensors file"),
         ("bare", {}, "bare.safetensors does not say which run it comes from"),

@@ -62,7 +62,9 @@ def test_shipped_weights_are_as_good_as_the_readme_says(tmp_path, name):
     assert not agree(measured["test"]["inductive"]["1"], kept), "a check that cannot fail"  # 5-shot
 
 
-@pytest.mark.skipif(not MINIIMAGENET, reason="REPTILE_MINIIMAGENET=DIR, a folder with train/, val/ and test/")
+@pytest.mark.skipif(
+    not MINIIMAGENET, reason="REPTILE_MINIIMAGENET=DIR, a folder with train/, val/ and test/, is not set"
+)
 def test_the_weights_of_mini_imagenet_are_as_good_as_the_readme_says(tmp_path):
     fields = {"data__dir": MINIIMAGENET, "eval_samples": 100, "eval_train": False}
     config = "miniimagenet_1shot_5way"

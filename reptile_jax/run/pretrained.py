@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from reptile_jax.config import ConfigError, completed, get_field, seeds_of, unknown_fields
+from reptile_jax.data import DATA_SETS
 from reptile_jax.devices import mesh_of, put, together
 from reptile_jax.meta.reptile import MetaState
 from reptile_jax.run import checkpoint, weights_file
@@ -200,16 +201,19 @@ def load_for(config: ConfigDict, found: Found, mesh: Mesh) -> MetaState:
     for field in ("classes", "sgd", "num_seeds", "model.name", "model.filters", "data.size", "data.channels"):
         before, now = get_field(saved, field), get_field(config, field)
         if before != now:
-            raise ConfigError(f"{field}={now} does not fit {named}, trained with {field}={before}")
+            raise ConfigError(
+                f"{field}={now} does not fit {named}, trained with {field}={before}: give that, or name other weights"
+            )
     if saved.data.name == config.data.name and saved.data.train_classes != config.data.train_classes:
         raise ConfigError(
             f"data.train_classes={config.data.train_classes} splits the classes differently from "
             f"data.train_classes={saved.data.train_classes} of {named}, so test classes were trained on: give that"
         )
-    if saved.data.name == config.data.name and saved.seed != config.seed:
+    other_seed = saved.data.name == config.data.name and saved.seed != config.seed
+    if other_seed and DATA_SETS[config.data.name].describe(config.data).sets is None:  # then the seed makes the split
         raise ConfigError(
-            f"seed={config.seed} splits the characters differently from seed={saved.seed} of {named}, so that test "
-            f"characters were trained on: give seed={saved.seed}"
+            f"seed={config.seed} splits the classes differently from seed={saved.seed} of {named}, so that test "
+            f"classes were trained on: give seed={saved.seed}"
         )
     held_out = saved.data.validation_classes
     if saved.data.name == config.data.name and config.data.validation_classes > held_out:

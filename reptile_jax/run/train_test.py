@@ -115,7 +115,7 @@ def test_pretrained_weights_start_a_new_run_at_iteration_zero(finished, tmp_path
     [
         ({"classes": 4}, "classes=4 does not fit .*, trained with classes=3"),
         ({"sgd": True}, "sgd=True does not fit"),
-        ({"seed": 1}, "seed=1 splits the characters differently from seed=0 .* test characters were trained on"),
+        ({"seed": 1}, "seed=1 splits the classes differently from seed=0 .* test classes were trained on"),
         ({"data.validation_classes": 9}, "data.validation_classes=9 are more than the 0 held out"),
     ],
 )

@@ -112,6 +112,9 @@ def test_validation_classes_are_for_tuning(tmp_path, images):
         assert done.stdout.splitlines()[-1].startswith(f"{held_out} accuracy")
         results = json.loads((tmp_path / "run" / "results.json").read_text())
         assert {"train", "validation", "test"} & set(results) == {"train", held_out} | others
+    fields = {"data__train_classes": 0, "classes": 3, "eval_set": "test", "seed": 1}  # the seed does not split these
+    again = main(tmp_path, images, "--mode=eval", "--pretrained=run", "--workdir=again", **fields)
+    assert again.returncode == 0 and again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1], again.stderr
 
 
 @pytest.mark.parametrize(
