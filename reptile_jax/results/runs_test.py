@@ -73,7 +73,7 @@ def test_the_weights_of_mini_imagenet_are_as_good_as_the_readme_says(tmp_path):
     measured = json.loads((tmp_path / "runs" / config / "results.json").read_text())["test"]
     for protocol in ("transductive", "inductive"):
         assert agree(measured[protocol]["1"], runs.kept("miniimagenet_1shot_5way").results["test"][protocol]["1"])
-        other = runs.kept("miniimagenet_5way").results["test"][protocol]["5"]
+        other = runs.kept("miniimagenet_5shot_5way").results["test"][protocol]["5"]
         assert not agree(measured[protocol]["1"], other), "a check that cannot fail"
 
 
