@@ -204,19 +204,20 @@ def load_for(config: ConfigDict, found: Found, mesh: Mesh) -> MetaState:
             raise ConfigError(
                 f"{field}={now} does not fit {named}, trained with {field}={before}: give that, or name other weights"
             )
-    if saved.data.name == config.data.name and saved.data.train_classes != config.data.train_classes:
+    same_set = saved.data.name == config.data.name
+    if same_set and saved.data.train_classes != config.data.train_classes:
         raise ConfigError(
             f"data.train_classes={config.data.train_classes} splits the classes differently from "
             f"data.train_classes={saved.data.train_classes} of {named}, so test classes were trained on: give that"
         )
-    other_seed = saved.data.name == config.data.name and saved.seed != config.seed
-    if other_seed and DATA_SETS[config.data.name].describe(config.data).sets is None:  # then the seed makes the split
+    # Data that has no sets of its own is split by the seed.
+    if same_set and saved.seed != config.seed and DATA_SETS[config.data.name].describe(config.data).sets is None:
         raise ConfigError(
             f"seed={config.seed} splits the classes differently from seed={saved.seed} of {named}, so that test "
             f"classes were trained on: give seed={saved.seed}"
         )
     held_out = saved.data.validation_classes
-    if saved.data.name == config.data.name and config.data.validation_classes > held_out:
+    if same_set and config.data.validation_classes > held_out:
         raise ConfigError(
             f"data.validation_classes={config.data.validation_classes} are more than the {held_out} held out of the "
             f"training of {named}, so that some were trained on: give at most {held_out}"
