@@ -79,8 +79,8 @@ def _conv_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
 def _conv_backward(residuals: Any, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
     columns, kernel, (_, height, width, channels) = residuals
     flat_grad = grad.reshape(-1, grad.shape[-1])  # [b * h' * w', out]
-    # XLA's CPU back end packs the transposed matrix slowly, so the smaller one is it. The barrier keeps the product as it
-    # is: without one, XLA would turn it into `columns.T @ flat_grad`, which takes one and a half times as long.
+    # On a CPU, XLA is slow at transposing the first factor, so the first factor is the smaller matrix. Without the
+    # barrier, XLA would turn this into `columns.T @ flat_grad`, which takes one and a half times as long.
     product = lax.optimization_barrier(flat_grad.T @ columns)  # [out, 9c]
     grad_kernel = product.T.reshape(kernel.shape)
     grad_columns = flat_grad @ kernel.reshape(-1, kernel.shape[-1]).T  # [b * h' * w', 9c]
