@@ -61,8 +61,9 @@ FAST = {"omniglot_5way": "omniglot_fast_5way", "omniglot_20way": "omniglot_fast_
 # Figures over time: meta-iterations/s in the benchmark. A meta-iteration of both runs of a figure has the same work.
 PACES = {"fast_5way": 21.8, "fast_20way": 6.19}
 OMNIGLOT = {"omniglot_5way": "omniglot_5shot_5way", "omniglot_20way": "omniglot_5shot_20way"}  # run -> config
-MINI, MINI_CONFIG = "miniimagenet_5way", "miniimagenet_5shot_5way"  # the run on Mini-ImageNet, and its config
+MINI = "miniimagenet_5way"  # the run on Mini-ImageNet
 MINI_EVALUATIONS = {1: "miniimagenet_1shot_5way", 5: "miniimagenet_5shot_5way"}  # shots -> evaluation, and its config
+MINI_CONFIG = MINI_EVALUATIONS[5]
 FOML = {  # run -> config and title
     "omniglot_5way_reptile": ("omniglot_1shot_5way", "Reptile"),
     "omniglot_5way_foml": ("omniglot_foml_5way", "first-order MAML"),
