@@ -79,10 +79,13 @@ def _conv_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
 def _conv_backward(residuals: Any, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
     columns, kernel, (_, height, width, channels) = residuals
     flat_grad = grad.reshape(-1, grad.shape[-1])  # [b * h' * w', out]
-    # On a CPU, XLA is slow at transposing the first factor, so the first factor is the smaller matrix. Without the
-    # barrier, XLA would turn this into `columns.T @ flat_grad`, which takes one and a half times as long.
-    product = lax.optimization_barrier(flat_grad.T @ columns)  # [out, 9c]
-    grad_kernel = product.T.reshape(kernel.shape)
+    # On a CPU, XLA is slow at transposing the first factor, so the first factor is the narrower matrix: the columns of
+    # the images, but the gradient in the other layers. The barrier keeps XLA from swapping the factors back.
+    if columns.shape[-1] < flat_grad.shape[-1]:
+        grad_kernel = columns.T @ flat_grad  # [9c, out]
+    else:
+        grad_kernel = lax.optimization_barrier(flat_grad.T @ columns).T
+    grad_kernel = grad_kernel.reshape(kernel.shape)
     grad_columns = flat_grad @ kernel.reshape(-1, kernel.shape[-1]).T  # [b * h' * w', 9c]
     taps = grad_columns.reshape(*grad.shape[:3], 3, 3, channels).transpose(3, 4, 0, 1, 2, 5)  # [3, 3, b, h', w', c]
     rows = jax.vmap(lambda t: _interleave(t, 1, height), in_axes=1)(taps)  # [3, b, h, w', c]
