@@ -84,11 +84,11 @@ def headline_table() -> str:
 def runs_table() -> str:
     """Returns how long the runs took, and one result of each."""
     rows = []
-    runs = {fast: fast for fast in FAST.values()} | OMNIGLOT | {MINI: MINI_CONFIG}
-    for name, file in runs.items():
+    runs = {fast: (fast, fast) for fast in FAST.values()} | {run: (file, run) for run, file in OMNIGLOT.items()}
+    runs |= {MINI: (MINI_CONFIG, MINI_CONFIG)}  # run -> config, and the run or evaluation that measured its accuracy
+    for name, (file, evaluation) in runs.items():
         run = kept(name)
-        measured = kept(MINI_EVALUATIONS[run.config.shots]) if name == MINI else run
-        result = f"{measured.accuracy('inductive', run.config.shots)} % ({run.config.shots}-shot, inductive)"
+        result = f"{kept(evaluation).accuracy('inductive', run.config.shots)} % ({run.config.shots}-shot, inductive)"
         rows.append([f"`{file}`", _length(run, file), _hours(run), result])
     waves = kept("sinusoid")
     error = f"squared error {_errors(waves.results)[-1]}"
