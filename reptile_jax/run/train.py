@@ -129,7 +129,7 @@ def _check_own(config: ConfigDict, workdir: Path, found: Found) -> None:
     """Checks that the results in a run's workdir stay those of the run.
 
     Raises:
-        ConfigError: the weights are not the run's newest, or the config evaluates them in another way than the run.
+        ConfigError: the weights are not the run's newest, or a field that a resumed run must keep differs.
     """
     own = checkpoint.newest(workdir, quiet=True)
     if own is None or found.path.resolve() != Checkpoints(workdir).path(own).resolve():
