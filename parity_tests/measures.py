@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 
 from parity_tests import bridge, compiled
 from parity_tests.bridge import Setup, arrays, minus, relative
+from reptile_jax.files import expanded
 from reptile_jax.meta.episodes import Examples
 from reptile_jax.meta.reptile import MetaState
 from reptile_torch_ref import model, reptile
@@ -35,7 +35,7 @@ def data(setup: Setup) -> float:
     """Returns how many images differ, in all splits of the data set or in the whole folder `data.dir`."""
     data = setup.config.data
     if data.name == "images" and data.dir:
-        return float(bridge.different_images(Path(data.dir).expanduser(), data.size, data.channels)[0])
+        return float(bridge.different_images(expanded(data.dir), data.size, data.channels)[0])
     return float(setup.pixels.different)
 
 

@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from reptile_jax.config import ConfigError, field_names, get_field
+from reptile_jax.files import expanded
 from reptile_jax.run import saved_config
 from reptile_jax.run.checkpoint import CheckpointError
 from reptile_jax.run.pretrained import SHIPPED, name_of
@@ -115,7 +116,7 @@ def parse(argv: Sequence[str], modes: Mapping[str, Callable[..., Any]]) -> Asked
     except (flags.Error, ConfigError, CheckpointError, WeightsError) as error:
         text = NO_NUMBER.sub("give a whole number", " ".join(str(error).removeprefix("ERROR:: ").split()))
         sys.exit(f"error: {text}")
-    workdir = Path(given["workdir"].value or Path("runs") / name).expanduser()
+    workdir = expanded(given["workdir"].value or Path("runs") / name)
     own = {field: given[field].value for field in Asked._fields if field in given}
     return Asked(**own | {"config": config, "workdir": workdir, "name": name})
 
@@ -185,8 +186,8 @@ def _config(given: flags.FlagValues) -> tuple[ConfigDict | None, str]:
     if mode == "eval" and pretrained:
         return saved_config.read(pretrained, _default()), name_of(pretrained)
     left = ["config.json", *(["results.json"] if mode == "eval" else [])]  # from a run, or only from an evaluation
-    if workdir and any((Path(workdir).expanduser() / name).is_file() for name in left):
-        return saved_config.read(Path(workdir).expanduser(), _default()), name_of(workdir)
+    if workdir and any((expanded(workdir) / name).is_file() for name in left):
+        return saved_config.read(expanded(workdir), _default()), name_of(workdir)
     if mode == "benchmark":
         return None, mode
     if mode == "parity":
@@ -205,7 +206,7 @@ def _named(named: str) -> tuple[ConfigDict, str]:
         ConfigError: there is no such config, or it cannot be loaded.
     """
     path, _, argument = named.partition(":")
-    file = Path(path).expanduser()
+    file = expanded(path)
     if not file.is_file() and file.parent in (Path(), Path("configs")):
         file = CONFIGS / f"{file.name.removesuffix('.py')}.py"  # by its bare name, or from another folder
     if not file.is_file():

@@ -16,6 +16,11 @@ class LockedError(Exception):
     """Another process holds the lock; the message says which."""
 
 
+def expanded(path: str | Path) -> Path:
+    """Returns a path with `~` as the home folder; if there is no such user, as it is, as the shell does."""
+    return Path(os.path.expanduser(path))  # `Path.expanduser` raises RuntimeError there
+
+
 @contextlib.contextmanager
 def lock(file: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
     """Holds a lock on a file, which is created if necessary and is not deleted.

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from reptile_jax.data.images import DataError, Description
+from reptile_jax.files import expanded
 
 ALIKE = ("train", "training", "val", "valid", "validation", "test", "testing")  # what people call sets
 SET_FOLDERS = {"train": "train", "val": "validation", "test": "test"}  # name of the folder -> of the set
@@ -72,7 +73,7 @@ def folder_of(data: ConfigDict) -> Path:
     """
     if not data.dir:
         raise DataError("data.dir is empty: name the folder of the images with --config.data.dir=DIR")
-    return Path(data.dir).expanduser()
+    return expanded(data.dir)
 
 
 def counted(parts: dict[str, Part]) -> dict[str, dict[str, int]]:

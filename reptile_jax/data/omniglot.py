@@ -27,7 +27,7 @@ from tensorflow_datasets.core.download import download_manager, downloader, util
 from reptile_jax.data.characters import SIZE, Characters
 from reptile_jax.data.images import DataError
 from reptile_jax.data.omniglot_archive import BACKGROUND, DRAWINGS, EVALUATION, read_archive
-from reptile_jax.files import lock
+from reptile_jax.files import expanded, lock
 
 _DESCRIPTION = """
 Omniglot: 1,623 handwritten characters of 50 alphabets, each drawn once by 20 people. One example is a character with
@@ -85,7 +85,7 @@ class OmniglotCharacters(tfds.core.GeneratorBasedBuilder):
         drawings = {}
         for split, archive in self.ARCHIVES.items():
             if self.archives:
-                path = Path(self.archives).expanduser() / archive.file_name
+                path = expanded(self.archives) / archive.file_name
                 cure = (
                     f"put upstream's archive there ({archive.url}), or leave --config.data.archives out to download it"
                 )
@@ -103,7 +103,7 @@ class OmniglotCharacters(tfds.core.GeneratorBasedBuilder):
 
 def is_prepared(data_dir: str = "") -> bool:
     """Whether the copy that `load` reads is on the disk, so that nothing is downloaded."""
-    return _copy_in(_folder(data_dir).expanduser(), OmniglotCharacters).exists()
+    return _copy_in(expanded(_folder(data_dir)), OmniglotCharacters).exists()
 
 
 def load(

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from reptile_jax.config import completed
-from reptile_jax.files import replace_bytes
+from reptile_jax.files import expanded, replace_bytes
 from reptile_jax.meta.inner_loop import Params
 from reptile_jax.run.programs import network_of
 from reptile_jax.run.weights_file import WeightsError
@@ -41,7 +41,7 @@ def save(path: str | Path, content: Content) -> None:
         WeightsError: the name does not end in .safetensors.
         OSError: the file cannot be written.
     """
-    file = Path(path).expanduser()
+    file = expanded(path)
     if file.suffix != ".safetensors":
         raise WeightsError(f"{file} would not be recognised as a weights file: name it {file}.safetensors")
     tensors = {f"params/{name}": np.asarray(x, order="C") for name, x in _flat(content.phi).items()}
@@ -56,7 +56,7 @@ def load(path: str | Path) -> Content:
         WeightsError: there is no such file, it is damaged, or it holds something else.
     """
     try:
-        with safe_open(Path(path).expanduser(), "numpy") as file:
+        with safe_open(expanded(path), "numpy") as file:
             known, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path} cannot be read as a safetensors file: {error}") from error

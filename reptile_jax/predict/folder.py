@@ -12,7 +12,7 @@ import numpy as np
 
 from reptile_jax.config import ConfigError
 from reptile_jax.data import DATA_SETS
-from reptile_jax.files import replace_text
+from reptile_jax.files import expanded, replace_text
 from reptile_jax.predict.learner import Adapted, Learner
 from reptile_jax.predict.pictures import query_files, support_files
 
@@ -74,7 +74,7 @@ def _output(output: str | None) -> Path | None:
     """Returns the file to write, and checks it before anything is computed."""
     if output is None:
         return None
-    file = Path(output).expanduser()
+    file = expanded(output)
     if file.suffix not in (".csv", ".jsonl"):
         raise ConfigError(f"output={output} has an ending that is not known: name it *.csv or *.jsonl")
     if file.is_dir() or not file.parent.is_dir() or not os.access(file.parent, os.W_OK):

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from reptile_jax.data import DATA_SETS, DataError, folders
 from reptile_jax.data.prepared import read_image
+from reptile_jax.files import expanded
 
 Pictures = np.ndarray | str | Path | Sequence[str | Path]
 
@@ -19,7 +20,7 @@ def support_files(folder: str | Path) -> tuple[list[Path], list[str]]:
     Raises:
         DataError: there is no such folder, it names no classes, or a class has no images.
     """
-    place = Path(folder).expanduser()
+    place = expanded(folder)
     if not place.is_dir():
         raise DataError(f"support={folder} is not a folder: give the folder that holds the classes' folders")
     classes = folders.part_of(place).classes
@@ -40,7 +41,7 @@ def query_files(named: Iterable[str | Path]) -> list[Path]:
     """
     found: list[Path] = []
     for name in named:
-        path = Path(name).expanduser()
+        path = expanded(name)
         if path.is_dir():
             inside = sorted(folders.files_below(path))
             if not inside:

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from reptile_jax.config import ConfigError, completed, get_field, seeds_of, unknown_fields
 from reptile_jax.data import DATA_SETS
 from reptile_jax.devices import mesh_of, put, together
+from reptile_jax.files import expanded
 from reptile_jax.meta.reptile import MetaState
 from reptile_jax.run import checkpoint, weights_file
 from reptile_jax.run.checkpoint import CheckpointError
@@ -118,7 +119,7 @@ def _completed(saved: dict[str, Any], named: str | Path) -> ConfigDict:
 
 def name_of(named: str | Path) -> str:
     """Returns the name of a run: its workdir's, with `_at_ITERATION` for a checkpoint, or its weights file's."""
-    path = Path(named).expanduser().absolute()
+    path = expanded(named).absolute()
     workdir = _workdir(path)
     return workdir.name.removesuffix(".safetensors") + (f"_at_{path.name}" if workdir != path else "")
 
@@ -169,7 +170,7 @@ def is_run(workdir: Path) -> bool:
 
 def _file(named: str | Path) -> Path | None:
     """Returns the weights file of this name; None for a workdir or a checkpoint, which come first."""
-    path = Path(named).expanduser()
+    path = expanded(named)
     if path.suffix == ".safetensors":
         return path
     return SHIPPED.get(named) if isinstance(named, str) and not (path / checkpoint.FOLDER).exists() else None
@@ -181,7 +182,7 @@ def _existing(named: str | Path) -> Path:
     Raises:
         CheckpointError: there is nothing of this name.
     """
-    if (path := Path(named).expanduser()).exists():
+    if (path := expanded(named)).exists():
         return path
     raise CheckpointError(
         f"{named} holds no checkpoint: name a workdir that was trained in, one of its {checkpoint.FOLDER}/*, a weights "
@@ -266,7 +267,7 @@ def export(workdir: str | Path, file: str | Path, seed: int | None = None) -> No
         ConfigError: the run has several seeds, and `seed` is not one of them.
         WeightsError: the name is not the name of a weights file.
     """
-    file = Path(file).expanduser()
+    file = expanded(file)
     if file.suffix != ".safetensors":
         raise weights_file.WeightsError(f"{file} would not be recognised as a weights file: name it {file}.safetensors")
     found = find(workdir)

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from reptile_jax.config import ConfigError, differences, seeds_of, validate
 from reptile_jax.devices import agreed, devices, is_main, machine, mesh_of, put, same_everywhere, together
-from reptile_jax.files import LockedError, lock, replace_text
+from reptile_jax.files import LockedError, expanded, lock, replace_text
 from reptile_jax.meta.reptile import MetaState
 from reptile_jax.progress import progress_bar
 from reptile_jax.run import checkpoint, plots
@@ -55,7 +55,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, pretrained: str 
         TrainingError: a loss or an update was not finite.
     """
     validate(config)
-    workdir, mesh = Path(workdir).expanduser(), _devices(config)
+    workdir, mesh = expanded(workdir), _devices(config)
     with together():
         newest = checkpoint.newest(workdir, _steps(workdir))
         if newest is not None and newest > config.meta_iters:
@@ -110,7 +110,7 @@ def evaluate_only(config: ConfigDict, workdir: str | Path, pretrained: str | Pat
     checkpoint, or the results of an evaluation, whose weights are then evaluated again.
     """
     validate(config)
-    workdir, mesh = Path(workdir).expanduser(), _devices(config)
+    workdir, mesh = expanded(workdir), _devices(config)
     found = find(pretrained or evaluated(workdir))
     states = load_for(config, found, mesh)
     if is_run(workdir):

@@ -80,6 +80,7 @@ TABLE = [
     ("--flagfile=nowhere", "Unable to open flagfile"),
     ("--mode=eval", "runs/quickstart holds no checkpoint: name a workdir"),
     ("--mode=eval --workdir=omniglot_5way", "omniglot_5way holds no checkpoint: name a workdir"),
+    ("--pretrained=~nobody-here", "~nobody-here holds no checkpoint: name a workdir"),
     ("--pretrained=nowhere", "nowhere holds no checkpoint: name a workdir"),
     (
         "--pretrained=omniglot_5wya",
@@ -109,6 +110,7 @@ WITHOUT_A_CONFIG = [
         "--config=nowhere.py",
         "config=nowhere.py is neither a file nor a config: give PATH.py, or a name that --help lists",
     ),
+    ("--config=~nobody-here/x.py", "config=~nobody-here/x.py is neither a file nor a config"),
     ("--config=quickstart:5", "config=quickstart:5 takes no argument: leave out the colon and what follows it"),
     ("--config=gradient_combinations", "give one of sum1, sum2, mean2, last2"),
     ("--config.classes=5", "no config is given: give --config=NAME, such as --config=quickstart"),
