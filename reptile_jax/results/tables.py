@@ -84,9 +84,9 @@ def headline_table() -> str:
 def runs_table() -> str:
     """Returns how long the runs took, and one result of each."""
     rows = []
-    runs = {fast: (fast, fast) for fast in FAST.values()} | {run: (file, run) for run, file in OMNIGLOT.items()}
-    runs |= {MINI: (MINI_CONFIG, MINI_CONFIG)}  # run -> config, and the run or evaluation that measured its accuracy
-    for name, (file, evaluation) in runs.items():
+    runs = [(fast, fast, fast) for fast in FAST.values()]  # run, config, and what measured the accuracy
+    runs += [(run, file, run) for run, file in OMNIGLOT.items()] + [(MINI, MINI_CONFIG, MINI_CONFIG)]
+    for name, file, evaluation in runs:
         run = kept(name)
         result = f"{kept(evaluation).accuracy('inductive', run.config.shots)} % ({run.config.shots}-shot, inductive)"
         rows.append([f"`{file}`", _length(run, file), _hours(run), result])
