@@ -22,6 +22,7 @@ DRAWINGS = 20  # of each character
 _MORE_STROKES = (0.15, 0.55, 0.85)  # one stroke, and one more for each of these that a uniform number exceeds
 _CONTROLS = 6  # control points of a stroke
 _BOX = 16.5  # pixels, the longer side of a character before a drawing changes it
+_AT_ONCE = 16  # strokes whose points are computed together: the caches hold so many
 _SAMPLES = 24  # points between two control points at which the pen is put down: about a quarter of a pixel apart
 
 # Unit vectors in 64 directions, rounded so that no two mathematical libraries disagree.
@@ -56,10 +57,11 @@ def load(seed: int = 0) -> Characters:
     strokes = _invent(rng)
     points = _draw(rng, strokes)
     pen = 0.5 + 0.4 * rng.random((CHARACTERS, DRAWINGS))  # radius in pixels
-    return Characters(
-        images=_rasterise(_along_spline(points), strokes.character, pen),
-        names=names(),
-    )
+    images = np.ones((CHARACTERS, DRAWINGS, SIZE, SIZE), np.uint8)
+    for first in range(0, len(points), _AT_ONCE):
+        part = slice(first, first + _AT_ONCE)
+        _rasterise(images, _along_spline(points[part]), strokes.character[part], pen)
+    return Characters(images, names())
 
 
 def names() -> tuple[str, ...]:
@@ -150,18 +152,15 @@ def _along_spline(points: np.ndarray) -> np.ndarray:
     return curve.reshape(*points.shape[:-2], -1, 2)
 
 
-def _rasterise(points: np.ndarray, character: np.ndarray, pen: np.ndarray) -> np.ndarray:
+def _rasterise(images: np.ndarray, points: np.ndarray, character: np.ndarray, pen: np.ndarray) -> None:
     """Inks the pixels whose centre is within the pen's radius of a point.
 
     Args:
+        images: uint8 [characters, drawings, 28, 28], in which ink becomes 0.
         points: float64 [strokes, drawings, samples, 2], (x, y) in pixels from the upper left corner.
         character: int64 [strokes], index of the character that a stroke belongs to.
         pen: radius in pixels, below 1, float64 [characters, drawings].
-
-    Returns:
-        uint8 [characters, drawings, 28, 28]; ink is 0, paper is 1.
     """
-    images = np.ones((*pen.shape, SIZE, SIZE), np.uint8)
     flat = images.reshape(-1)
     first_pixel = (character[:, None] * DRAWINGS + np.arange(DRAWINGS)) * SIZE * SIZE
     reach = (pen * pen)[character][:, :, None]
@@ -175,4 +174,3 @@ def _rasterise(points: np.ndarray, character: np.ndarray, pen: np.ndarray) -> np
             c, r = column + right, row + down
             inked = (x2 + y2 <= reach) & (c >= 0) & (c < SIZE) & (r >= 0) & (r < SIZE)
             flat[(first_pixel[:, :, None] + r * SIZE + c)[inked]] = 0
-    return images
