@@ -93,7 +93,9 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if asked.mode not in EXTRAS:
             raise
-        fail(f"mode={asked.mode} needs {error.name}: pip install -e '.[{EXTRAS[asked.mode]}]' in a checkout")
+        in_wheel = command_line.IN_WHEEL and asked.mode == "demo"  # the other two need a checkout's files
+        cure = "'reptile-jax[demo]'" if in_wheel else f"-e '.[{EXTRAS[asked.mode]}]' in a checkout"
+        fail(f"mode={asked.mode} needs {error.name}: pip install {cure}")
     except BrokenPipeError:
         fail("the reader of the output closed it: the files of the run are complete, and the same command goes on")
     except OSError as error:
@@ -123,8 +125,10 @@ def make_devices(asked: Asked) -> None:
 
 
 def less_memory(asked: Asked) -> str:
-    """Names the fields that may be too large for the memory."""
-    fields = ["inner_batch", "meta_batch"] if asked.mode == "train" else []
+    """Names what may be too large for the memory."""
+    if asked.mode == "predict":
+        return "less classes or images in support, or less queries at a time"
+    fields = ["inner_batch", "meta_batch"] if asked.mode != "eval" else []
     first = ""
     if asked.config is not None and at_once(asked.config):
         first = "tasks_at_once=one, or "

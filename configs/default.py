@@ -75,7 +75,7 @@ def get_config() -> ConfigDict:
     # How it is computed; the results differ by rounding alone.
     # Tasks (and seeds) of a device: "all" together, "one" after the other, or "auto": one on a CPU, else all.
     config.tasks_at_once = "auto"
-    # Convolutions: "matmul", as one matrix product; "lax", XLA's own; "auto": "matmul", but with "miniimagenet" "lax"
-    # where tasks run one after the other.
+    # Convolutions: "matmul", as one matrix product; "lax", XLA's own; "auto": "matmul", but with "miniimagenet" what is
+    # fastest for each layer.
     config.convolution = "auto"
     return config

@@ -113,6 +113,8 @@ def parse(argv: Sequence[str], modes: Mapping[str, Callable[..., Any]]) -> Asked
             given["queries"].value = [*(given["queries"].value or []), *rest[1:]]  # as a shell expands *.png
         elif len(rest) > 1:
             _unexpected(rest[1])
+    except UnicodeDecodeError as error:
+        sys.exit(f"error: flagfile= is not a text file ({error.reason}): write one flag per line into it")
     except (flags.Error, ConfigError, CheckpointError, WeightsError) as error:
         text = NO_NUMBER.sub("give a whole number", " ".join(str(error).removeprefix("ERROR:: ").split()))
         sys.exit(f"error: {text}")

@@ -34,7 +34,8 @@ def usable_cores() -> int:
     with contextlib.suppress(OSError):
         group = Path("/proc/self/cgroup").read_text().strip().rpartition("::/")[2]
     version_1 = [groups / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period")]
-    for files in ([groups / group / "cpu.max"], version_1):
+    version_2 = [[folder / "cpu.max"] for folder in (groups / group / "cpu.max").parents]  # each group limits its own
+    for files in (*version_2, version_1):
         with contextlib.suppress(OSError, ValueError):  # there are no such control groups, or the quota is "max"
             quota, period = (int(number) for file in files for number in file.read_text().split())
             cores = min(cores, max(1, quota // period)) if quota > 0 else cores  # -1: no quota

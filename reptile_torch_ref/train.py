@@ -1,8 +1,10 @@
 """Trains and evaluates: python -m reptile_torch_ref.train --config=configs/NAME.py [--config.FIELD=VALUE ...]."""
 
+import re
 import sys
 from collections.abc import Sequence
 from functools import partial
+from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -105,21 +107,34 @@ def parse_flags(argv: list[str]) -> list[str]:
     except OSError:
         sys.exit("error: --config names no file: give configs/NAME.py")
     except Exception as error:  # a config is a program, and can fail in any way
-        said: object = error
-        while isinstance(said, KeyError) and said.args:  # its text would be in quotes
-            said = said.args[0]
-        text = str(said).strip()
-        text = text.splitlines()[-1] if "Traceback" in text else text
-        sys.exit(f"error: {' '.join(text.split())}")
+        sys.exit(f"error: {explained(error)}")
     if len(rest) > 1:
         sys.exit(f"error: unexpected argument {rest[1]}: flags are written --name=value")
     return rest
+
+
+def explained(error: Exception) -> str:
+    """Returns one line about an error in the flags or in the config."""
+    if match := re.match(r"flag --config\.([^=]*)=(.*?): ", str(error)):
+        return f"{match[1]}={match[2]} is not possible: give a value of the kind that configs/default.py has"
+    said: object = error
+    while isinstance(said, KeyError | AttributeError) and said.args:  # their texts would be in quotes
+        said = said.args[0]
+    text = str(said).strip()
+    text = " ".join((text.splitlines()[-1] if "Traceback" in text else text).split()).removeprefix("ValueError: ")
+    if isinstance(error, KeyError | AttributeError):
+        return f"the config has no field {text}"
+    return text if isinstance(error, flags.Error) else f"--config cannot be loaded ({text}): give configs/NAME.py"
 
 
 def run(_: list[str]) -> None:
     """Does what the flags say; reports an error in one line."""
     try:
         main(CONFIG.value, INIT.value, WEIGHTS.value)
+    except URLError as error:
+        sys.exit(
+            f"error: Omniglot cannot be downloaded ({error.reason}): try again, or give data.archives, their folder"
+        )
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 

@@ -115,8 +115,11 @@ def test_command_line_trains_saves_evaluates_and_starts_from_a_file(tmp_path: Pa
     [
         ("--config=configs/default.py --config.meta_itres=2", 'Did you mean "meta_iters" instead of "meta_itres"?'),
         ("--config=configs/default.py --config.clases=5", 'Did you mean "classes" instead of "clases"?'),
-        ("--config=configs/gradient_combinations.py", "error: ValueError: '' is no combination: give one of sum1"),
-        ("--config=pyproject.toml", "error: "),
+        ("--config=configs/gradient_combinations.py", "error: '' is no combination: give one of sum1"),
+        ("--config=configs/default.py --config.data.nmae=x", "error: the config has no field 'nmae'"),
+        ("--config=configs/default.py --config.data=x", "error: data=x is not possible: give a value of the kind"),
+        ("--config=pyproject.toml", "error: --config cannot be loaded ("),
+        ("--config=reptile_jax/results/omniglot_5way/config.json", "'false' is not defined): give configs/NAME.py"),
         ("--config=configs/default.py --wieghts=x", "Unknown command line flag 'wieghts'. Did you mean: weights"),
         ("--config=configs/default.py stray", "unexpected argument stray"),
         ("", "no config is given: give --config=configs/NAME.py"),

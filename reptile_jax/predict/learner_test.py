@@ -17,12 +17,14 @@ import pytest
 from jax import random
 from PIL import Image
 
+from configs import images
 from reptile_jax.config import ConfigError
 from reptile_jax.data import DATA_SETS, glyphs, split
 from reptile_jax.devices import mesh_of
 from reptile_jax.meta.episodes import Examples, class_batches, mini_batches
 from reptile_jax.meta.inner_loop import inner_step
 from reptile_jax.predict.learner import Learner, _batch_rows
+from reptile_jax.predict.pictures import pixels_of
 from reptile_jax.run import pretrained, weights_file
 from reptile_jax.run.checkpoint import CheckpointError
 from reptile_jax.run.programs import inner_loop_of, network_of
@@ -203,6 +205,17 @@ def test_wrong_drawings_and_labels(workdir, images, labels, words):
         Learner(workdir).adapt(images, labels)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_photograph_of_one_colour_is_refused(dtype):
+    config, brightest = images.get_config(), 255 if dtype == np.uint8 else 1
+    photographs = np.full((2, config.data.size, config.data.size, 3), brightest, dtype)
+    photographs[0, 0, 0] = 0
+    with pytest.raises(ValueError, match=rf"images\[1\] is {brightest} everywhere: give an image"):
+        pixels_of(config, photographs)
+    photographs[1, 0] = 0
+    np.testing.assert_array_equal(pixels_of(config, photographs)[:, -1, -1], 255)
+
+
 def test_the_readme_shows_how(tmp_path, monkeypatch, capsys):
     """Runs the README's code as it is, on characters that no weights were trained on."""
     section = (MAIN.parent / "reptile_jax" / "predict" / "README.md").read_text().partition("## In Python\n")[2]
@@ -280,6 +293,13 @@ def test_a_learner_prints_nothing(workdir):
 def test_an_export_into_a_folder_that_is_not_there(workdir, tmp_path):
     with pytest.raises(weights_file.WeightsError, match=r"there is no folder .*/missing: make it"):
         pretrained.export(workdir, tmp_path / "missing" / "a.safetensors")
+
+
+def test_an_export_of_a_run_whose_config_is_damaged(workdir, tmp_path):
+    damaged = shutil.copytree(workdir, tmp_path / "run")
+    (damaged / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"run has a damaged config.json: evaluate the run with --config=NAME"):
+        pretrained.export(damaged, tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("arguments", [[], ["nowhere", "a.safetensors"], ["nowhere", "a"]])

@@ -180,9 +180,9 @@ def _existing(named: str | Path) -> Path:
     """Returns a workdir or a checkpoint.
 
     Raises:
-        CheckpointError: there is nothing of this name.
+        CheckpointError: there is no folder of this name, or it is the folder of all checkpoints.
     """
-    if (path := expanded(named)).exists():
+    if (path := expanded(named)).is_dir() and (path.name != checkpoint.FOLDER or is_run(path)):
         return path
     raise CheckpointError(
         f"{named} holds no checkpoint: name a workdir that was trained in, one of its {checkpoint.FOLDER}/*, a weights "
@@ -271,8 +271,12 @@ def export(workdir: str | Path, file: str | Path, seed: int | None = None) -> No
     if file.suffix != ".safetensors":
         raise weights_file.WeightsError(f"{file} would not be recognised as a weights file: name it {file}.safetensors")
     found = find(workdir)
-    # The config of the last evaluation; a checkpoint has an earlier one.
-    config = _completed(json.loads(config_text(workdir)), workdir)
+    try:  # the config of the last evaluation; a checkpoint has an earlier one
+        config = _completed(json.loads(config_text(workdir)), workdir)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{workdir} has a damaged config.json: evaluate the run with --config=NAME, which writes a new one"
+        ) from error
     seeds = seeds_of(config)
     seed = seeds[0] if seed is None and len(seeds) == 1 else seed
     if seed is None or seed not in seeds:

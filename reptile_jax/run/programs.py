@@ -178,7 +178,13 @@ def train_program(
 
         return each(one_seed, states, seeds, of_seeds, at_once=together)
 
-    return advance
+    def train(
+        states: MetaState, seeds: Array, source: Source, pool: Pool, count: Array | int
+    ) -> tuple[MetaState, Progress]:
+        # For an int after an np.int32, JAX would compile the program again.
+        return advance(states, seeds, source, pool, np.int32(count) if isinstance(count, int) else count)
+
+    return train
 
 
 def eval_program(

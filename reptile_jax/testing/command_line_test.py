@@ -3,6 +3,7 @@
 import jax
 import pytest
 
+import reptile_jax.predict.folder
 import reptile_jax.run.train
 from reptile_jax.results import runs
 from reptile_jax.testing.small_runs import MAIN, run, typed
@@ -78,6 +79,7 @@ TABLE = [
     ),
     ("--mode=benchmark --distributed", "mode=benchmark does not use distributed, which is for train and eval"),
     ("--flagfile=nowhere", "Unable to open flagfile"),
+    (f"--flagfile={runs.RESULTS / 'omniglot_5way' / 'weights.safetensors'}", "flagfile= is not a text file"),
     ("--mode=eval", "runs/quickstart holds no checkpoint: name a workdir"),
     ("--mode=eval --workdir=omniglot_5way", "omniglot_5way holds no checkpoint: name a workdir"),
     ("--pretrained=~nobody-here", "~nobody-here holds no checkpoint: name a workdir"),
@@ -118,6 +120,7 @@ WITHOUT_A_CONFIG = [
     ("--mode=eval", "mode=eval has nothing to evaluate: give --pretrained=WEIGHTS, or --workdir=DIR of a run"),
     ("--wrokdir=x", "Unknown command line flag 'wrokdir'. Did you mean: workdir"),
     ("--mode=eval --pretrained=omniglot_5wya", "omniglot_5wya holds no checkpoint: name a workdir that was trained in"),
+    (f"--mode=eval --pretrained={MAIN}", "main.py holds no checkpoint: name a workdir that was trained in"),
     ("--mode=eval --pretrained=nowhere.safetensors", "nowhere.safetensors cannot be read as a safetensors file"),
 ]
 
@@ -227,6 +230,7 @@ def test_a_saved_config_that_is_none(tmp_path):
         ),
         ("--config.tasks_at_once=one", "less inner_batch, eval_batch, shots, num_seeds or classes"),
         ("--mode=eval --config.tasks_at_once=one", "less eval_batch, shots, num_seeds or classes"),
+        ("--mode=predict --pretrained=omniglot_5way --support=a --queries=b", "less classes or images in support, or"),
     ],
 )
 def test_too_little_memory_is_blamed_on_what_takes_it(tmp_path, monkeypatch, given, advice):
@@ -234,7 +238,9 @@ def test_too_little_memory_is_blamed_on_what_takes_it(tmp_path, monkeypatch, giv
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.\nand more")
 
     monkeypatch.setattr(reptile_jax.run.train, "_devices", exhausted)
-    failed = typed("--config=quickstart", *given.split(), cwd=tmp_path)
+    monkeypatch.setattr(reptile_jax.predict.folder, "predict", exhausted)
+    needed = given.split() if given.startswith("--mode=predict") else ["--config=quickstart", *given.split()]
     refused(
-        failed, f"does not fit into the memory (RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.): give {advice}"
+        typed(*needed, cwd=tmp_path),
+        f"does not fit into the memory (RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.): give {advice}",
     )

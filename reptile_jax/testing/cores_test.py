@@ -41,7 +41,7 @@ def test_the_cores_are_those_that_the_process_may_use():
 
 
 @pytest.mark.parametrize(("quota", "cores"), [("max", 8), ("300000", 3), ("50000", 1)])
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, "2, a group inside the box"])
 def test_the_quota_of_a_container(monkeypatch, version, quota, cores):
     """Versions 1 and 2 of Linux's control groups; without a quota, they have "-1" and "max"."""
     folder = "/sys/fs/cgroup/cpu/cpu.cfs"
@@ -52,6 +52,11 @@ def test_the_quota_of_a_container(monkeypatch, version, quota, cores):
             f"{folder}_period_us": "100000\n",
         },
         2: {"/proc/self/cgroup": "0::/box\n", "/sys/fs/cgroup/box/cpu.max": f"{quota} 100000\n"},
+        "2, a group inside the box": {
+            "/proc/self/cgroup": "0::/box/job\n",
+            "/sys/fs/cgroup/box/cpu.max": f"{quota} 100000\n",
+            "/sys/fs/cgroup/box/job/cpu.max": "900000 100000\n",
+        },
     }
 
     def read_text(path):
