@@ -10,8 +10,10 @@ from reptile_jax.devices import keep_compiled
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_traceback_in_locations_limit", 0)  # lowering takes less time without them
 keep_compiled()
-# Programs that tests start use the same cache.
+# Programs that tests start do the same, with the same cache.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = jax.config.values["jax_compilation_cache_dir"]
 # Several test processes, PyTorch among them, share the memory of a GPU, most of which JAX would take at its start.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

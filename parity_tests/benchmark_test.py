@@ -52,7 +52,7 @@ benchmark.run({"small": small(**json.loads(sys.argv[3]))}, Path(sys.argv[1]), ro
 
 @pytest.mark.parametrize(
     ("network", "devices", "rounds", "more"),
-    [("omniglot", 2, 1, []), ("miniimagenet", 1, 2, ["train_default_layout"])],
+    [("omniglot", 2, 1, []), ("miniimagenet", 1, 1, ["train_default_layout"])],
 )
 def test_a_small_benchmark(tmp_path, network, devices, rounds, more):
     fields = {"meta_iters": 100, "model.name": network}

@@ -82,10 +82,16 @@ def test_another_class_is_seen(own_images, monkeypatch):
 
 
 @MINIIMAGENET
-def test_all_images_of_mini_imagenet(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    different, count = bridge.different_images(Path(MINIIMAGENET_DIR), 84, 3)
-    assert different == 0 and count > 59_000
+def test_images_of_mini_imagenet(tmp_path, monkeypatch):
+    """Validation and test images, beside a small training set, because the real one would take minutes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    images = tmp_path / "images"
+    small_images.write_folder(images / "train", small_images.members({"a": 5}))
+    for source in Path(MINIIMAGENET_DIR).iterdir():
+        if source.stem in ("val", "test"):
+            (images / source.name).symlink_to(source.resolve())
+    different, count = bridge.different_images(images, 84, 3)
+    assert different == 0 and count > 21_000
 
 
 def test_one_pixel_is_a_difference():

@@ -17,7 +17,7 @@ def in_both(name, fields):
     """Returns a setup with shipped weights, and the state that PyTorch reads from the same file; both in float64."""
     with jax.enable_x64(False):
         config, states = pretrained.load(name)
-    config.shots, config.eval_iters = 1, 10
+    config.shots, config.eval_iters = 1, 4
     if config.data.name != "images":  # in place of which both sides get photographs that `bridge` makes
         config.data.name, config.data.archives, config.data.dir = (
             fields.get(field, "") for field in ("data", "archives", "data_dir")

@@ -45,11 +45,17 @@ def agree(a, b):
     return abs(a["accuracy"] - b["accuracy"]) <= 4 * np.hypot(a["ci95"], b["ci95"]) / 1.96
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Returns the folder for the prepared copy of Omniglot."""
+    return tmp_path_factory.mktemp("tfds")
+
+
 @pytest.mark.skipif(not ARCHIVES, reason="real Omniglot: REPTILE_OMNIGLOT=DIR names the folder of its archives")
 @pytest.mark.parametrize("name", [name for name in SHIPPED if name.startswith("omniglot")])
-def test_shipped_weights_are_as_good_as_the_readme_says(tmp_path, name):
-    tasks = 500 if name.endswith("_5way") else 100  # each of which has 20 queries instead of 5
-    fields = {"data__archives": ARCHIVES, "data__dir": "tfds", "eval_samples": tasks}
+def test_shipped_weights_are_as_good_as_the_readme_says(tmp_path, prepared, name):
+    tasks = 250 if name.endswith("_5way") else 50  # each of which has 20 queries instead of 5
+    fields = {"data__archives": ARCHIVES, "data__dir": prepared, "eval_samples": tasks, "eval_train": False}
     done = run("--mode=eval", f"--pretrained={name}", config=None, cwd=tmp_path, **fields)
     assert done.returncode == 0, done.stderr
     measured, said = json.loads((tmp_path / "runs" / name / "results.json").read_text()), runs.kept(name).results
@@ -66,7 +72,7 @@ def test_shipped_weights_are_as_good_as_the_readme_says(tmp_path, name):
     not MINIIMAGENET, reason="REPTILE_MINIIMAGENET=DIR, a folder with train/, val/ and test/, is not set"
 )
 def test_the_weights_of_mini_imagenet_are_as_good_as_the_readme_says(tmp_path):
-    fields = {"data__dir": MINIIMAGENET, "eval_samples": 100, "eval_train": False}
+    fields = {"data__dir": MINIIMAGENET, "eval_samples": 50, "eval_train": False}
     config = "miniimagenet_1shot_5way"
     done = run("--mode=eval", "--pretrained=miniimagenet_5way", config=config, cwd=tmp_path, **fields)
     assert done.returncode == 0, done.stderr

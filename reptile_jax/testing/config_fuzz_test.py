@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from reptile_jax.config import INNER_STATES, TASKS_AT_ONCE, ConfigError
 from reptile_jax.networks.layers import CONVOLUTIONS
 from reptile_jax.run import train
-from reptile_jax.testing.small_runs import SMALL, run, small
+from reptile_jax.testing.small_runs import SMALL, small, typed
 
 few = st.integers(-1, 6)
 FIELDS = st.fixed_dictionaries(
@@ -31,7 +31,7 @@ ENDS = {"refused": 0, "trained": 0, "not finite": 0}
 ENDS_OF_PROGRAM = []
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(FIELDS)
 def _any_config(fields):
     with tempfile.TemporaryDirectory() as folder:
@@ -58,8 +58,9 @@ def test_any_config_is_refused_or_trains():
 @given(FIELDS)
 def _any_command_line(fields):
     with tempfile.TemporaryDirectory() as folder:
-        given = {name.replace(".", "__"): value for name, value in fields.items()}
-        done = run("--workdir=run", cwd=folder, **SMALL | {"meta_iters": 1, "eval_samples": 2} | given)
+        given = SMALL | {"meta_iters": 1, "eval_samples": 2} | fields
+        overrides = [f"--config.{name}={value}" for name, value in given.items()]
+        done = typed("--config=quickstart", *overrides, "--workdir=run", cwd=folder)
         assert done.returncode in (0, 1) and "Traceback" not in done.stderr
         refused = done.returncode == 1 and "not finite" not in done.stderr
         if refused:

@@ -84,6 +84,12 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_not_the_newest(copy, damage):
+    DAMAGES[damage](copy / "checkpoints" / "30")
+    assert checkpoint.find(copy, quiet=True)[1] == 20
+
+
+@pytest.mark.parametrize("damage", ["garbled in a byte", "without its seal", "a file in its place"])
 def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(copy, whole, damage):
     DAMAGES[damage](copy / "checkpoints" / "30")
     done = go_on(copy)

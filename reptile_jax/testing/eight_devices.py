@@ -17,7 +17,14 @@ from reptile_jax.meta.reptile import MetaMetrics
 from reptile_jax.run.curves import Curves
 from reptile_jax.run.evaluate import measure
 from reptile_jax.run.metrics import MetricsWriter
-from reptile_jax.run.programs import curve_program, eval_program, initial_states, task_keys, train_program
+from reptile_jax.run.programs import (
+    curve_program,
+    eval_program,
+    initial_states,
+    state_shapes,
+    task_keys,
+    train_program,
+)
 from reptile_jax.tasks import kind_of
 from reptile_jax.testing.small_runs import small, small_waves
 
@@ -173,16 +180,15 @@ def test_a_published_run_on_any_number_of_devices(module, devices):
     assert distance(train(config, devices, jnp.float32, 1), train(config, 1, jnp.float32, 1)) < 1e-4
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize(
     "fields", [{}, {"num_seeds": 4}, {"foml": True}, {"inner_state": "sequential", "num_seeds": 8}]
 )
-def test_eight_accelerators_programs_lower(platform, fields):
-    config = small(tasks_at_once="all", **fields)
+def test_eight_accelerators_programs_lower(fields):
+    config, platforms = small(tasks_at_once="all", **fields), ("cuda", "tpu")
     mesh = mesh_of(config)
-    data, states = kind_of(config).load(config, mesh), put(mesh, initial_states(config))
+    data, states = kind_of(config).load(config, mesh), state_shapes(config, mesh)
     seeds = np.arange(config.num_seeds, dtype=np.int32)
-    exported = jax.export.export(train_program(config, mesh), platforms=[platform])(
+    exported = jax.export.export(jax.jit(train_program(config, mesh)), platforms=platforms)(
         states, seeds, data.source, data.pools["train"], 10
     )
     assert exported.nr_devices == 8
@@ -191,10 +197,10 @@ def test_eight_accelerators_programs_lower(platform, fields):
         jax.tree.map(lambda x: np.full(8, x, np.int32), data.pools["test"]),
         np.zeros((len(seeds), 8, 2), "uint32"),
     )
-    exported = jax.export.export(eval_program(config, mesh, 1), platforms=[platform])(states, data.source, pools, keys)
+    exported = jax.export.export(eval_program(config, mesh, 1), platforms=platforms)(states, data.source, pools, keys)
     assert exported.nr_devices == 8
     pools, iterations = jax.tree.map(lambda x: x[:2], pools), np.arange(10, dtype=np.int32)
-    exported = jax.export.export(curve_program(config, mesh), platforms=[platform])(
+    exported = jax.export.export(curve_program(config, mesh), platforms=platforms)(
         10 * [states], iterations, data.source, pools, seeds
     )
     assert exported.nr_devices == 8

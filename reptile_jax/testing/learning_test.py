@@ -18,7 +18,7 @@ ARCHIVES = os.environ.get("REPTILE_OMNIGLOT")
 
 def test_a_trained_initialisation_beats_an_untrained_one_on_glyphs():
     config = quickstart.get_config()
-    config.meta_iters, config.eval_samples = 300, 150
+    config.meta_iters, config.eval_samples = 100, 100
     mesh = mesh_of(config)
     data, program, states = (
         kind_of(config).load(config, mesh),

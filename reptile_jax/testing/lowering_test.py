@@ -12,7 +12,7 @@ from reptile_jax.devices import mesh_of
 from reptile_jax.meta.episodes import Classes, Pool
 from reptile_jax.run import train
 from reptile_jax.run.metrics import MetricsWriter
-from reptile_jax.run.programs import eval_program, initial_states, train_program
+from reptile_jax.run.programs import eval_program, state_shapes, train_program
 from reptile_jax.tasks import kind_of
 from reptile_jax.testing.small_runs import small
 
@@ -21,6 +21,7 @@ GROUPED = re.compile(r"(feature|batch)_group_count\s*=\s*(?!1\b)\d+")
 # Operations that need the host, by their names in JAX and XLA.
 HOST = re.compile(r"callback|infeed|outfeed|stablehlo\.(send|recv)|SendTo|RecvFrom|MoveToHost|pinned_host")
 
+ACCELERATORS = ("cuda", "tpu")  # one export is for both, and is traced once
 RUNS = [omniglot_1shot_5way, omniglot_1shot_20way, miniimagenet_1shot_5way]
 
 
@@ -29,11 +30,11 @@ def traced(module=omniglot_1shot_5way, program="train", **fields):
     config = module.get_config()
     config.update(fields)
     mesh = mesh_of(config)
-    states = initial_states(config)
+    states = state_shapes(config, mesh)
     table = Classes(*(jax.ShapeDtypeStruct((1, 5223), np.int32) for _ in range(2)))
     source = (jax.ShapeDtypeStruct((4 * 1623 * 20, *kind_of(config).input_shape(config)), np.uint8), table)
     if program == "train":
-        return train_program(config, mesh), (states, np.zeros(1, np.int32), source, Pool(0, 4800), 10)
+        return jax.jit(train_program(config, mesh)), (states, np.zeros(1, np.int32), source, Pool(0, 4800), 10)
     pools = Pool(np.zeros(50, np.int32), np.full(50, 423, np.int32))
     return eval_program(config, mesh, 1), (states, source, pools, np.zeros((1, 50, 2), np.uint32))
 
@@ -64,23 +65,21 @@ def test_a_grouped_convolution_and_a_host_transfer_would_be_seen():
     assert HOST.search(jax.jit(with_callback).lower(1.0).as_text())
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("convolution", ["auto", "matmul", "lax"])
 @pytest.mark.parametrize("program", ["train", "eval"])
-def test_programs_lower_for_accelerators(platform, convolution, program):
+def test_programs_lower_for_accelerators(convolution, program):
     for module in RUNS:
         function, arguments = traced(module, program, convolution=convolution, tasks_at_once="all")
-        exported = jax.export.export(function, platforms=[platform])(*arguments)
-        assert exported.platforms == (platform,)
+        exported = jax.export.export(function, platforms=ACCELERATORS)(*arguments)
+        assert exported.platforms == ACCELERATORS
         assert bool(GROUPED.search(exported.mlir_module())) == (convolution == "lax")
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_every_product_takes_the_precision_that_jax_is_told(platform):
+def test_every_product_takes_the_precision_that_jax_is_told():
     """JAX_DEFAULT_MATMUL_PRECISION lets accelerators compute in bfloat16."""
     function, arguments = traced(tasks_at_once="all")
     with jax.default_matmul_precision("BF16_BF16_F32"):
-        text = jax.export.export(function, platforms=[platform])(*arguments).mlir_module()
+        text = jax.export.export(function, platforms=ACCELERATORS)(*arguments).mlir_module()
     products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
     assert len(products) >= 14  # four convolutions and a dense layer: forward, and twice backward but for the images
     assert all("lhs_precision_type = bf16, rhs_precision_type = bf16, accumulation_type = f32" in x for x in products)

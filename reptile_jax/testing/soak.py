@@ -25,7 +25,7 @@ MAIN = Path(__file__).parents[2] / "main.py"
 FIELDS = {
     "classes": 3, "shots": 1, "train_shots": 3, "inner_batch": 4, "inner_iters": 2, "meta_batch": 2,
     "meta_iters": 12000, "eval_batch": 3, "eval_iters": 3, "eval_samples": 3000, "eval_interval": 50,
-    "checkpoint_interval": 200,
+    "checkpoint_interval": 200, "model.filters": 8,
 }  # fmt: skip
 KILLS = {"data preparation": 3, "checkpoint write": 6, "training": 8, "evaluation": 3}
 AHEAD = {"checkpoint write": 4, "training": 4}  # the largest number of further checkpoints before the kill
@@ -46,7 +46,7 @@ class Soak:
         log: a line for each kill, with the moment and the checkpoints at that time.
     """
 
-    def __init__(self, folder: Path, archives: str | None, seed: int = 0) -> None:
+    def __init__(self, folder: Path, archives: str | None, fields: dict[str, int], seed: int = 0) -> None:
         """Makes the folder; with `archives`, the data is real Omniglot, which is prepared first."""
         folder.mkdir(parents=True)
         self.folder, self._random = folder, random.Random(seed)
@@ -54,7 +54,7 @@ class Soak:
         self._part, self._data = folder / "part", folder / "data"
         data = {"data.name": "omniglot", "data.archives": archives, "data.dir": self._data} if archives else {}
         config = f"--config={MAIN.parent / 'configs' / 'quickstart.py'}"
-        self._fields = [config, *(f"--config.{name}={value}" for name, value in (FIELDS | data).items())]
+        self._fields = [config, *(f"--config.{name}={value}" for name, value in (fields | data).items())]
         self._moments: dict[str, Callable[[], bool]] = {
             "data preparation": lambda: any(self._data.glob("*/incomplete.*")),
             "training": lambda: (self._part / "checkpoints").exists() and not self._pictured(),
@@ -129,9 +129,9 @@ class Soak:
         return False
 
 
-def soak(folder: Path, kills: dict[str, int], archives: str | None) -> Soak:
+def soak(folder: Path, kills: dict[str, int], archives: str | None, fields: dict[str, int] = FIELDS) -> Soak:
     """Runs one run without kills and one with so many kills at each moment, both to the end."""
-    runs = Soak(folder, archives)
+    runs = Soak(folder, archives, fields)
     for moment, count in kills.items():
         if archives or moment != "data preparation":
             for _ in range(count):
