@@ -28,8 +28,6 @@ from reptile_jax.run.programs import (
 from reptile_jax.tasks import kind_of
 from reptile_jax.testing.small_runs import small, small_waves
 
-MESHES = {1: (1, 1), 2: (1, 2), 4: (1, 4), 8: (1, 8)}  # by number of devices, for one seed
-
 
 def train(config, count, dtype, iterations):
     """Returns the weights after some meta-iterations on the first few devices."""
@@ -68,7 +66,7 @@ def alone(request):
         return config, train(config, 1, jnp.float64, 20)
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize("devices", [2, 8])
 def test_tasks_spread_over_devices_train_as_on_one(x64, alone, devices):
     config, wanted = alone
     assert distance(train(config, devices, jnp.float64, 20), wanted) < 1e-7
@@ -82,8 +80,9 @@ def test_a_task_more_or_less_is_seen(x64, alone):
     assert distance(train(config, 8, jnp.float64, 20), wanted) > 1e-3
 
 
-@pytest.mark.parametrize("tasks_at_once", ["one", "all"])
-@pytest.mark.parametrize(("num_seeds", "devices"), [(3, 1), (3, 8), (4, 8)])
+@pytest.mark.parametrize(
+    ("num_seeds", "devices", "tasks_at_once"), [(3, 1, "all"), (3, 8, "one"), (4, 8, "one"), (4, 8, "all")]
+)
 def test_each_seed_is_the_run_it_would_be_alone(x64, num_seeds, devices, tasks_at_once):
     config = small(meta_batch=5, meta_iters=20, num_seeds=num_seeds, tasks_at_once=tasks_at_once, seed=2)
     together = train(config, devices, jnp.float64, 20)
@@ -94,7 +93,7 @@ def test_each_seed_is_the_run_it_would_be_alone(x64, num_seeds, devices, tasks_a
         assert distance(jax.tree.map(lambda x: x[1:2], together), wanted) > 1e-3  # another seed is another run
 
 
-@pytest.mark.parametrize(("num_seeds", "devices"), [(1, 8), (3, 1), (4, 8)])
+@pytest.mark.parametrize(("num_seeds", "devices"), [(3, 1), (4, 8)])
 def test_one_meta_iteration_in_float32(num_seeds, devices):
     config = small(meta_batch=5, meta_iters=20, num_seeds=num_seeds)
     together = train(config, devices, jnp.float32, 1)
@@ -104,7 +103,7 @@ def test_one_meta_iteration_in_float32(num_seeds, devices):
 
 
 def test_evaluation_spread_over_devices_is_that_of_one(x64):
-    for num_seeds, many in ((1, 8), (3, 8), (4, 8)):
+    for num_seeds, many in ((3, 8), (4, 8)):
         config = small(num_seeds=num_seeds, eval_samples=12)
         states = initial_states(config, jnp.float64)
         results = []
@@ -115,7 +114,7 @@ def test_evaluation_spread_over_devices_is_that_of_one(x64):
                 measure(config, program, kind_of(config).load(config, mesh), "test", 1, put(mesh, states), mesh)
             )
         assert results[0] == results[1]
-        assert len({x.mean for x in results[0]["inductive"]}) > 1 or num_seeds == 1
+        assert len({x.mean for x in results[0]["inductive"]}) > 1
 
 
 @pytest.mark.parametrize("num_seeds", [1, 4])
@@ -171,7 +170,7 @@ def test_tasks_that_do_not_divide_are_all_evaluated():
 
 
 @pytest.mark.parametrize(
-    ("module", "devices"), [*((omniglot_1shot_5way, n) for n in (2, 4, 8)), (omniglot_1shot_20way, 8)]
+    ("module", "devices"), [(omniglot_1shot_5way, 2), (omniglot_1shot_5way, 8), (omniglot_1shot_20way, 8)]
 )
 def test_a_published_run_on_any_number_of_devices(module, devices):
     """One meta-iteration of five tasks, which cannot be divided equally among the devices."""
