@@ -296,10 +296,15 @@ def test_an_export_into_a_folder_that_is_not_there(workdir, tmp_path):
 
 
 def test_an_export_of_a_run_whose_config_is_damaged(workdir, tmp_path):
+    """The cure in the message works."""
+    config = pretrained.load(workdir).config
     damaged = shutil.copytree(workdir, tmp_path / "run")
     (damaged / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"run has a damaged config.json: evaluate the run with --config=NAME"):
+    with pytest.raises(CheckpointError, match=r"run has a damaged config.json: give the command that trained"):
         pretrained.export(damaged, tmp_path / "a.safetensors")
+    train_and_evaluate(config, damaged)
+    pretrained.export(damaged, tmp_path / "a.safetensors")
+    assert pretrained.load(tmp_path / "a.safetensors").config == config
 
 
 @pytest.mark.parametrize("arguments", [[], ["nowhere", "a.safetensors"], ["nowhere", "a"]])

@@ -275,7 +275,7 @@ def export(workdir: str | Path, file: str | Path, seed: int | None = None) -> No
         config = _completed(json.loads(config_text(workdir)), workdir)
     except (ValueError, TypeError) as error:
         raise CheckpointError(
-            f"{workdir} has a damaged config.json: evaluate the run with --config=NAME, which writes a new one"
+            f"{workdir} has a damaged config.json: give the command that trained the run again, which writes a new one"
         ) from error
     seeds = seeds_of(config)
     seed = seeds[0] if seed is None and len(seeds) == 1 else seed
