@@ -46,22 +46,20 @@ from pathlib import Path
 from parity_tests import benchmark
 from reptile_jax.testing.small_runs import small
 benchmark.SECONDS, benchmark.MEMORY = 0.01, (2, 3)
-if sys.argv[4] == "without processes":
+if sys.argv[4] == "False":
     benchmark.training_process = lambda *_: None
 benchmark.run({"small": small(**json.loads(sys.argv[3]))}, Path(sys.argv[1]), rounds=int(sys.argv[2]))
 """
 
 
 @pytest.mark.parametrize(
-    ("network", "devices", "more", "process"),
-    [
-        ("omniglot", 2, [], "with processes"),
-        ("miniimagenet", 1, ["train_default_layout"], "without processes"),  # they would take a minute
-    ],
+    ("network", "devices", "rounds", "more", "processes"),  # training processes take a minute
+    [("omniglot", 2, 1, [], True), ("miniimagenet", 1, 2, ["train_default_layout"], False)],
 )
-def test_a_small_benchmark(tmp_path, network, devices, more, process):
+def test_a_small_benchmark(tmp_path, network, devices, rounds, more, processes):
     fields = {"meta_iters": 100, "model.name": network}
-    command = [sys.executable, "-c", SMALL_BENCHMARK, tmp_path / "run", "1", json.dumps(fields), process]
+    arguments = [tmp_path / "run", str(rounds), json.dumps(fields), str(processes)]
+    command = [sys.executable, "-c", SMALL_BENCHMARK, *arguments]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
     config, printed = small(**fields), done.stdout
@@ -90,12 +88,11 @@ def test_a_small_benchmark(tmp_path, network, devices, more, process):
         ratio = on_all[what]["median"] / on_one[what]["median"]
         assert ratio == pytest.approx(on_all[f"{what}_beside_one"]["median"])
     assert "small on glyphs (synthetic)" in printed and "| train, meta-iterations/s | " in printed
-    process = setting["process"]
-    if process is None:
-        return
-    assert set(process["first_meta_iteration_seconds"]) == {"cold", "warm"}
-    assert list(process["resident_megabytes"]) == ["3", "6"]
-    assert process["peak_megabytes"] >= max(process["resident_megabytes"].values())
+    if processes:
+        process = setting["process"]
+        assert set(process["first_meta_iteration_seconds"]) == {"cold", "warm"}
+        assert list(process["resident_megabytes"]) == ["3", "6"]
+        assert process["peak_megabytes"] >= max(process["resident_megabytes"].values())
 
 
 def test_a_point_of_the_curves_is_as_many_tasks_as_in_a_run(monkeypatch):

@@ -92,12 +92,13 @@ def _checked(config: ConfigDict, array: np.ndarray) -> np.ndarray:
     if images.ndim != 4 or images.shape[1:] != shape or not len(images):
         wanted = str(["n", *shape[: 2 if data.channels == 1 else 3]]).replace("'", "")
         raise ValueError(f"images have the shape {array.shape}: give {wanted}")
-    as_stored = scale != 1 and images.dtype == np.uint8
-    images = images if as_stored else images.astype(np.float32)
-    if not as_stored and not (images.min() >= 0 and images.max() <= 1):
-        wanted = "ink as 0 and paper as 1" if scale == 1 else "numbers from 0 to 1, or uint8 from 0 to 255"
-        raise ValueError(f"images go from {images.min():g} to {images.max():g}: give {wanted}")
+    to_scale = scale == 1 or images.dtype != np.uint8
+    if to_scale:
+        images = images.astype(np.float32)
+        if not (images.min() >= 0 and images.max() <= 1):
+            wanted = "ink as 0 and paper as 1" if scale == 1 else "numbers from 0 to 1, or uint8 from 0 to 255"
+            raise ValueError(f"images go from {images.min():g} to {images.max():g}: give {wanted}")
     for i, image in enumerate(images):
         if image.min() == image.max():
             raise ValueError(f"images[{i}] is {image.min():g} everywhere: give an image with something on it")
-    return images if as_stored else images * np.float32(scale)
+    return images * np.float32(scale) if to_scale else images

@@ -8,7 +8,7 @@ from reptile_jax.config import ConfigError
 from reptile_jax.devices import mesh_of, put
 from reptile_jax.networks import NETWORKS
 from reptile_jax.run import pretrained, weights_file
-from reptile_jax.run.programs import initial_state, initial_states, sample_meta_batch, state_shapes, train_program
+from reptile_jax.run.programs import initial_state, initial_states, sample_meta_batch, state_shapes
 from reptile_jax.tasks import kind_of
 from reptile_jax.testing.small_runs import small
 
@@ -32,19 +32,6 @@ def test_the_shapes_of_a_state_are_known_without_computing_it(compilations):
         assert jax.tree.structure(shapes) == jax.tree.structure(states)
         for shape, x in zip(jax.tree.leaves(shapes), jax.tree.leaves(states), strict=True):
             assert (shape.shape, shape.dtype, shape.sharding) == (x.shape, x.dtype, x.sharding)
-
-
-def test_training_is_compiled_once_for_every_type_of_count(compilations):
-    config = small(meta_batch=1)
-    mesh = mesh_of(config, jax.devices()[:1])
-    data, states = kind_of(config).load(config, mesh), put(mesh, initial_states(config))
-    train = train_program(config, mesh)
-    counts = []
-    for count in (1, np.int32(1), np.int32(2), 3, 3):
-        before = len(compilations)
-        train(states, np.zeros(1, np.int32), data.source, data.pools["train"], count)
-        counts.append(len(compilations) - before)
-    assert counts[0] > 0 and not any(counts[1:])
 
 
 class WithoutDense(nn.Module):
