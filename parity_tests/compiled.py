@@ -205,24 +205,12 @@ def of_one_seed(data: Source) -> Any:
     return data[0], jax.tree.map(lambda x: x[None], data[1])
 
 
-@cache
-def _train_program(fields: str) -> Callable[..., Any]:
-    config = ConfigDict(json.loads(fields))
-    return train_program(config, mesh_of(config))
-
-
 def train(config: ConfigDict, state: MetaState, data: Source, pool: Pool, count: int) -> MetaState:
     """Runs `count` meta-iterations of the training program."""
     states = jax.tree.map(lambda x: jnp.asarray(x)[None], state)
     seeds = np.array([config.seed], np.int32)
-    states, _ = _train_program(config.to_json(sort_keys=True))(states, seeds, of_one_seed(data), pool, count)
+    states, _ = train_program(config, mesh_of(config))(states, seeds, of_one_seed(data), pool, count)
     return jax.tree.map(lambda x: x[0], states)
-
-
-@cache
-def _eval_program(fields: str) -> Callable[..., Any]:
-    config = ConfigDict(json.loads(fields))
-    return eval_program(config, mesh_of(config), config.shots)
 
 
 def evaluate(
@@ -232,7 +220,6 @@ def evaluate(
     keys = jax.vmap(random.key)(np.arange(tasks, dtype=np.uint32) + np.uint32(config.eval_seed))
     pools = Pool(*(np.full(tasks, x, np.int32) for x in pool))
     states = jax.tree.map(lambda x: x[None], state)
-    result = _eval_program(config.to_json(sort_keys=True))(
-        states, of_one_seed(data), pools, random.key_data(keys)[None]
-    )
+    program = eval_program(config, mesh_of(config), config.shots)
+    result = program(states, of_one_seed(data), pools, random.key_data(keys)[None])
     return jax.tree.map(lambda x: x[0], result)

@@ -10,8 +10,8 @@ its share of their tasks. If the tasks cannot be divided equally, other tasks fi
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from functools import lru_cache, partial, wraps
+from typing import Any, NamedTuple, TypeVar, cast
 
 import flax.linen as nn
 import jax
@@ -21,7 +21,7 @@ from jax import lax, random
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from reptile_jax.config import ConfigError, seeds_of
 from reptile_jax.devices import SEEDS, TASKS, at_once, each
@@ -32,6 +32,7 @@ from reptile_jax.networks import NETWORKS
 from reptile_jax.tasks import Source, kind_of
 
 Array = jax.Array | np.ndarray
+Make = TypeVar("Make", bound=Callable[..., Any])
 
 INITIAL_WEIGHTS, TRAINING_TASKS, CURVE_TASKS = range(3)  # random streams of a run's seed
 
@@ -46,6 +47,21 @@ class Progress(NamedTuple):
 
     last: MetaMetrics
     bad_iteration: jax.Array
+
+
+def kept(make: Make) -> Make:
+    """Keeps the programs that a function makes of a config, so that another run in this process compiles none again."""
+
+    @lru_cache(maxsize=16)
+    def made(config: ConfigDict, _: type[nn.Module], *arguments: Any, **named: Any) -> Any:
+        return make(config, *arguments, **named)
+
+    @wraps(make)
+    def program(config: ConfigDict, *arguments: Any, **named: Any) -> Any:
+        # A frozen config can be a key. A network that a person changes and defines again is another class.
+        return made(FrozenConfigDict(config), NETWORKS[config.model.name], *arguments, **named)
+
+    return cast(Make, program)
 
 
 def stream(seed: jax.Array | int, name: int) -> jax.Array:
@@ -121,6 +137,7 @@ def sample_meta_batch(
     return jax.vmap(lambda task: sample(config, random.fold_in(key, task), source, pool))(tasks)
 
 
+@kept
 def train_program(
     config: ConfigDict, mesh: Mesh
 ) -> Callable[[MetaState, Array, Source, Pool, Array | int], tuple[MetaState, Progress]]:
@@ -187,6 +204,7 @@ def train_program(
     return train
 
 
+@kept
 def eval_program(
     config: ConfigDict, mesh: Mesh, shots: int
 ) -> Callable[[MetaState, Source, Pool, Array], tuple[Any, Any]]:
@@ -211,6 +229,7 @@ def eval_program(
     return evaluate
 
 
+@kept
 def curve_program(config: ConfigDict, mesh: Mesh) -> jax.stages.Wrapped:
     """Compiles points of the learning curves: (states, iterations, source, pools [sets], seeds) -> outcomes.
 

@@ -1,3 +1,5 @@
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,16 @@ from reptile_jax.config import ConfigError
 from reptile_jax.devices import mesh_of, put
 from reptile_jax.networks import NETWORKS
 from reptile_jax.run import pretrained, weights_file
-from reptile_jax.run.programs import initial_state, initial_states, sample_meta_batch, state_shapes
+from reptile_jax.run.programs import (
+    curve_program,
+    eval_program,
+    initial_state,
+    initial_states,
+    sample_meta_batch,
+    state_shapes,
+    train_program,
+)
+from reptile_jax.run.train import train_and_evaluate
 from reptile_jax.tasks import kind_of
 from reptile_jax.testing.small_runs import small
 
@@ -32,6 +43,26 @@ def test_the_shapes_of_a_state_are_known_without_computing_it(compilations):
         assert jax.tree.structure(shapes) == jax.tree.structure(states)
         for shape, x in zip(jax.tree.leaves(shapes), jax.tree.leaves(states), strict=True):
             assert (shape.shape, shape.dtype, shape.sharding) == (x.shape, x.dtype, x.sharding)
+
+
+def test_another_run_of_a_process_compiles_no_program_again(tmp_path, compilations):
+    counts = []
+    for name, fields in (("first", {}), ("again", {}), ("other", {"inner_iters": 5})):
+        before = len(compilations)
+        train_and_evaluate(small(meta_iters=7, eval_shots=(1,), **fields), tmp_path / name)
+        counts.append(len(compilations) - before)
+    assert counts[1] + 3 == counts[2] <= counts[0]  # training, curves and evaluation
+
+
+@pytest.mark.parametrize("make", [train_program, curve_program, partial(eval_program, shots=1)])
+def test_a_changed_config_or_network_is_another_program(make, monkeypatch):
+    config, mesh = small(), mesh_of(small())
+    first = make(config, mesh=mesh)
+    config.learning_rate = 0.5
+    other = make(config, mesh=mesh)
+    assert make(small(), mesh=mesh) is first and make(config, mesh=mesh) is other is not first
+    monkeypatch.setitem(NETWORKS, "omniglot", WithoutDense)
+    assert make(small(), mesh=mesh) is not first
 
 
 class WithoutDense(nn.Module):
