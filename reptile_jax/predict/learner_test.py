@@ -29,7 +29,7 @@ from reptile_jax.run import pretrained, weights_file
 from reptile_jax.run.checkpoint import CheckpointError
 from reptile_jax.run.programs import inner_loop_of, network_of
 from reptile_jax.run.train import train_and_evaluate
-from reptile_jax.testing.small_runs import MAIN, SMALL, run, same_bits, small
+from reptile_jax.testing.small_runs import MAIN, SMALL, run_here, same_bits, small
 
 
 @pytest.fixture(scope="module")
@@ -242,12 +242,12 @@ def test_evaluated_and_trained_from_a_weights_file(workdir, file, tmp_path):
     fields = SMALL | {"eval_shots": "(1,2)"}
     outputs = []
     for named in (file, workdir):
-        done = run("--mode=eval", f"--workdir={named.stem}", f"--pretrained={named}", cwd=tmp_path, **fields)
+        done = run_here("--mode=eval", f"--workdir={named.stem}", f"--pretrained={named}", cwd=tmp_path, **fields)
         assert done.returncode == 0, done.stderr
         outputs.append(done.stdout)
     assert outputs[0] == outputs[1] and "after 200 meta-iterations" in outputs[0]
     still = {"meta_iters": 1, "meta_step": 0.0, "meta_step_final": 0.0}  # changes the second moment, not the weights
-    done = run(f"--pretrained={file}", "--workdir=train", cwd=tmp_path, **fields | still)
+    done = run_here(f"--pretrained={file}", "--workdir=train", cwd=tmp_path, **fields | still)
     assert done.returncode == 0 and "after 1 meta-iterations" in done.stdout, done.stderr
     start, end = pretrained.load(file).states, pretrained.load(tmp_path / "train").states
     assert same_bits(start.params, end.params) and not same_bits(start.opt_state, end.opt_state)
@@ -261,7 +261,7 @@ def test_without_a_config_it_is_that_of_the_weights(workdir, file, tmp_path):
     assert pretrained.load("omniglot_5way").config.classes == 5
     for named, name in ((file, "weights"), (workdir, "run"), (workdir / "checkpoints" / "200", "run_at_200")):
         folder = tmp_path / "runs" / name
-        done = run("--mode=eval", f"--pretrained={named}", config=None, cwd=tmp_path)
+        done = run_here("--mode=eval", f"--pretrained={named}", config=None, cwd=tmp_path)
         assert done.returncode == 0 and "3-way, after 200 meta-iterations" in done.stdout, done.stderr
         assert (folder / "results.json").exists()
         (folder / "results.json").unlink()
@@ -335,7 +335,7 @@ def test_what_does_not_fit_is_refused(file, tmp_path):
         ("bare", {}, "bare.safetensors does not say which run it comes from"),
         ("absent", {}, "absent.safetensors cannot be read as a safetensors file"),
     ):
-        failed = run("--mode=eval", f"--pretrained={name}.safetensors", cwd=tmp_path, **SMALL | fields)
+        failed = run_here("--mode=eval", f"--pretrained={name}.safetensors", cwd=tmp_path, **SMALL | fields)
         assert failed.returncode == 1 and failed.stderr.startswith(f"error: {message}"), failed.stderr
         assert failed.stderr.count("\n") == 1 and not (tmp_path / "runs").exists()
 

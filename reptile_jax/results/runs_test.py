@@ -16,7 +16,7 @@ from reptile_jax.run import pretrained
 from reptile_jax.run.metrics import read_rows
 from reptile_jax.run.pretrained import SHIPPED
 from reptile_jax.testing.small_images import members, write_folder
-from reptile_jax.testing.small_runs import SMALL, run, typed
+from reptile_jax.testing.small_runs import SMALL, run, run_here, typed
 
 ARCHIVES = os.environ.get("REPTILE_OMNIGLOT")
 MINIIMAGENET = os.environ.get("REPTILE_MINIIMAGENET")
@@ -29,7 +29,7 @@ IMAGES = {
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    done = run("--workdir=omniglot_5way_seeds", cwd=folder, **SMALL | {"eval_shots": "(1,5)", "num_seeds": 2})
+    done = run_here("--workdir=omniglot_5way_seeds", cwd=folder, **SMALL | {"eval_shots": "(1,5)", "num_seeds": 2})
     assert done.returncode == 0, done.stderr
     return folder / "omniglot_5way_seeds"
 
@@ -170,7 +170,7 @@ def on_images(tmp_path, results, monkeypatch):
     images = tmp_path / "images"
     for name, letters in (("train", "abcd"), ("test", "efg")):
         write_folder(images / name, members(dict.fromkeys(letters, 6)))
-    done = run("--workdir=runs/photos", config="images", cwd=tmp_path, data__dir=images, **IMAGES)
+    done = run_here("--workdir=runs/photos", config="images", cwd=tmp_path, data__dir=images, **IMAGES)
     assert done.returncode == 0, done.stderr
     runs.keep(tmp_path / "runs" / "photos")
     monkeypatch.setitem(SHIPPED, "photos", results / "photos" / "weights.safetensors")

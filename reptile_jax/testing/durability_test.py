@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -16,17 +17,18 @@ import pytest
 
 from reptile_jax.files import lock
 from reptile_jax.run import checkpoint
-from reptile_jax.testing.small_runs import SMALL, command, rows_of, run, same_bits, small, state_of, wait_for
+from reptile_jax.testing.small_runs import SMALL, command, rows_of, run, run_here, same_bits, small, state_of, wait_for
 
 FIELDS = SMALL | {"meta_iters": 30, "checkpoint_interval": 10}
 ERRORS = ("Traceback", "Error:")
+ONE_DEVICE = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}  # like this process, so that a process has the same rounding
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """Makes a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    done = run("--workdir=run", cwd=folder, **FIELDS)
+    done = run_here("--workdir=run", cwd=folder, **FIELDS)
     assert done.returncode == 0, done.stderr
     return folder / "run"
 
@@ -39,11 +41,13 @@ def copy(whole, tmp_path):
     return tmp_path / "run"
 
 
-def go_on(workdir, status=0, **options):
-    """Starts the run in a workdir again; the command names only the workdir."""
-    done = subprocess.run(
-        [*command(config=None), f"--workdir={workdir}"], capture_output=True, text=True, timeout=600, **options
-    )
+def go_on(workdir, status=0, largest_file=None):
+    """Starts the run in a workdir again, by its name alone; if files have a limit, in a process of its own."""
+    if largest_file is None:
+        done = run_here(f"--workdir={workdir}", config=None, cwd=workdir.parent)
+    else:
+        words = [sys.executable, "-c", LIMITED, str(largest_file), *command(f"--workdir={workdir}", config=None)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=600)
     assert done.returncode == status, done.stderr
     assert not any(error in done.stderr for error in ERRORS), done.stderr
     return done
@@ -58,6 +62,14 @@ def ends_as(workdir, whole):
         and rows_of(workdir) == rows_of(whole)
         and same_results[0] == same_results[1]
     )
+
+
+# A program that limits the size of its files in bytes, as a full disk does, and becomes the program that follows.
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, 2 * (int(sys.argv[1]),))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 def garble(path):
@@ -166,7 +178,7 @@ def test_metrics_that_are_lost_do_not_make_checkpoints_damaged(copy, whole):
     assert "damaged" not in failed and "metrics.jsonl lacks rows from before every intact checkpoint" in failed
     cure = failed.split()[-2:]
     assert cure == [f"--pretrained={copy / 'checkpoints' / '30'}", "--workdir=ANOTHER"]
-    done = run(*cure, cwd=copy.parent, **FIELDS)
+    done = run_here(*cure, cwd=copy.parent, **FIELDS)
     assert done.returncode == 0, done.stderr
     shutil.copy(whole / "metrics.jsonl", copy)
     go_on(copy)
@@ -182,8 +194,8 @@ def test_what_is_no_row_after_the_last_is_dropped(copy, whole, line):
 
 
 def test_killed_before_its_first_checkpoint_a_run_keeps_its_pretrained_weights(whole, tmp_path):
-    fields = FIELDS | {"meta_iters": 300, "checkpoint_interval": 300}
-    assert run(f"--pretrained={whole}", "--workdir=never", cwd=tmp_path, **fields).returncode == 0
+    fields = FIELDS | {"meta_iters": 150, "checkpoint_interval": 150}
+    assert run_here(f"--pretrained={whole}", "--workdir=never", cwd=tmp_path, **fields).returncode == 0
     process = start(tmp_path / "killed", f"--pretrained={whole}", **fields)
     wait_for(lambda: (tmp_path / "killed" / "metrics.jsonl").exists(), process)
     process.kill()
@@ -198,9 +210,9 @@ def test_killed_before_its_first_checkpoint_a_run_keeps_its_pretrained_weights(w
 def test_the_config_may_be_left_out_and_free_fields_changed(copy, whole):
     go_on(copy)
     assert ends_as(copy, whole)
-    again = run("--workdir=run", "--config.eval_samples=24", config=None, cwd=copy.parent)
+    again = run_here("--workdir=run", "--config.eval_samples=24", config=None, cwd=copy.parent)
     assert again.returncode == 0 and again.stdout.splitlines()[-1].endswith("over 24 tasks")
-    refused = run("--workdir=run", "--config.seed=3", "--config.sgd=True", config=None, cwd=copy.parent)
+    refused = run_here("--workdir=run", "--config.seed=3", "--config.sgd=True", config=None, cwd=copy.parent)
     assert refused.returncode == 1
     assert "holds another run (seed: 0 -> 3; sgd: False -> True)" in refused.stderr
 
@@ -216,22 +228,17 @@ def test_a_workdir_in_use_is_refused_and_a_dead_runs_lock_is_none(copy, whole):
 
 def test_a_workdir_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    failed = run("--workdir=file/run", cwd=tmp_path, **FIELDS)
+    failed = run_here("--workdir=file/run", cwd=tmp_path, **FIELDS)
     assert failed.returncode == 1
     last = failed.stderr.splitlines()[-1]
     assert last.startswith("error: workdir=file/run: ") and "name another workdir" in last
     assert not any(error in failed.stderr for error in ERRORS)
 
 
-def limited(size):
-    """Returns a function with which a process limits the size of its files, as on a full disk."""
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-
 def test_a_disk_full_while_saving_leaves_the_checkpoints_before(copy, whole):
     for later in ("20", "30"):
         shutil.rmtree(copy / "checkpoints" / later)
-    failed = go_on(copy, status=1, preexec_fn=limited(200_000))
+    failed = go_on(copy, status=1, largest_file=200_000)
     last = failed.stderr.splitlines()[-1]
     assert "checkpoints/20 cannot be written" in last and last.endswith("goes on from the newest")
     assert checkpoint.newest(copy) == 10
@@ -243,7 +250,7 @@ def test_a_disk_full_while_logging(copy, whole):
     for later in ("20", "30"):
         shutil.rmtree(copy / "checkpoints" / later)
     size = (copy / "metrics.jsonl").stat().st_size
-    failed = go_on(copy, status=1, preexec_fn=limited(size // 2))
+    failed = go_on(copy, status=1, largest_file=size // 2)
     assert failed.stderr.splitlines()[-1].startswith(f"error: workdir={copy}: File too large")
     assert checkpoint.newest(copy) == 10
     go_on(copy)
@@ -273,7 +280,7 @@ def test_a_full_disk(disk, whole, free):
     (workdir / "results.json").unlink()
     filling = disk / "filling"
     filling.write_bytes(bytes(shutil.disk_usage(disk).free - free))
-    failed = go_on(workdir, status=1)
+    failed = go_on(workdir, status=1, largest_file=resource.RLIM_INFINITY)
     last = failed.stderr.splitlines()[-1]
     assert last.startswith("error: ") and "No space left on device" in last and "make room" in last, failed.stderr
     filling.unlink()
@@ -284,7 +291,7 @@ def test_a_full_disk(disk, whole, free):
 
 def test_what_is_not_finite_is_named_and_never_saved(tmp_path):
     """The weights grow by a factor of a thousand per step: they are finite at first, but not later."""
-    failed = run("--workdir=run", cwd=tmp_path, **FIELDS | {"weight_decay": 1e4, "checkpoint_interval": 1})
+    failed = run_here("--workdir=run", cwd=tmp_path, **FIELDS | {"weight_decay": 1e4, "checkpoint_interval": 1})
     assert failed.returncode == 1
     last = failed.stderr.splitlines()[-1]
     assert last.startswith("error: meta-iteration ") and "the loss or the update is not finite in the tasks of " in last
@@ -300,7 +307,7 @@ def test_what_is_not_finite_is_named_and_never_saved(tmp_path):
 
 def test_a_meta_update_that_is_not_finite_is_never_saved(tmp_path):
     """The loss and the delta are finite, but the new weights are not."""
-    failed = run("--workdir=run", cwd=tmp_path, **FIELDS | {"meta_step": 3e38, "learning_rate": 1.0, "sgd": True})
+    failed = run_here("--workdir=run", cwd=tmp_path, **FIELDS | {"meta_step": 3e38, "learning_rate": 1.0, "sgd": True})
     assert failed.returncode == 1
     last = failed.stderr.splitlines()[-1]
     assert last.startswith("error: meta-iteration 0: the loss or the update is not finite in no task of its own"), last
@@ -308,19 +315,20 @@ def test_a_meta_update_that_is_not_finite_is_never_saved(tmp_path):
 
 
 def test_the_same_seed_gives_the_same_bits(whole, tmp_path):
-    assert run("--workdir=run", cwd=tmp_path, **FIELDS).returncode == 0
+    assert run("--workdir=run", cwd=tmp_path, env=ONE_DEVICE, **FIELDS).returncode == 0
     assert ends_as(tmp_path / "run", whole)
-    other = run("--workdir=other", cwd=tmp_path, **FIELDS | {"seed": 1})
+    other = run_here("--workdir=other", cwd=tmp_path, **FIELDS | {"seed": 1})
     assert other.returncode == 0 and not ends_as(tmp_path / "other", whole)
 
 
 def start(workdir, *flags, **fields):
-    return subprocess.Popen(command(f"--workdir={workdir}", *flags, **fields), stderr=subprocess.PIPE, text=True)
+    words = command(f"--workdir={workdir}", *flags, **fields)
+    return subprocess.Popen(words, env=ONE_DEVICE, stderr=subprocess.PIPE, text=True)
 
 
 def test_a_signal_in_the_evaluation_ends_it_and_loses_nothing(tmp_path):
     """After the signal, the evaluation goes on, is killed without a warning, and then ends as one without a stop."""
-    fields = FIELDS | {"meta_iters": 1, "eval_samples": 1500}
+    fields = FIELDS | {"meta_iters": 1, "eval_samples": 400}
     process = start(tmp_path / "run", **fields)
     wait_for(lambda: (tmp_path / "run" / "learning_curve.png").exists(), process)
     process.send_signal(signal.SIGTERM)
@@ -332,9 +340,9 @@ def test_a_signal_in_the_evaluation_ends_it_and_loses_nothing(tmp_path):
     wait_for(lambda: process.stderr.readline().startswith("Resuming the evaluation in"), process)
     process.kill()
     process.communicate()
-    done = run("--workdir=run", cwd=tmp_path, **fields)
+    done = run_here("--workdir=run", cwd=tmp_path, **fields)
     assert done.returncode == 0 and "Resuming the evaluation in" in done.stderr
-    assert run("--mode=eval", "--pretrained=run", "--workdir=other", cwd=tmp_path, **fields).returncode == 0
+    assert run_here("--mode=eval", "--pretrained=run", "--workdir=other", cwd=tmp_path, **fields).returncode == 0
     results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("run", "other")]
     assert results[0]["test"] == results[1]["test"] and results[0]["train"] == results[1]["train"]
 
@@ -362,5 +370,5 @@ def test_a_signal_among_the_imports(tmp_path, number, status):
 @pytest.mark.parametrize("streams", ["2>/dev/full", "2>&-", ">&- 2>&-"])
 def test_a_run_that_nobody_listens_to(whole, tmp_path, streams):
     words = [*command(f"--workdir={tmp_path / 'run'}", **FIELDS)]
-    assert subprocess.run(f"{shlex.join(words)} {streams}", shell=True, timeout=300).returncode == 0
+    assert subprocess.run(f"{shlex.join(words)} {streams}", shell=True, env=ONE_DEVICE, timeout=300).returncode == 0
     assert ends_as(tmp_path / "run", whole)

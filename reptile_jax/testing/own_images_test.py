@@ -14,7 +14,7 @@ from PIL import Image
 
 from reptile_jax.run.pretrained import export
 from reptile_jax.testing.small_images import FORMATS, encoded, pixels, write_folder
-from reptile_jax.testing.small_runs import run, typed
+from reptile_jax.testing.small_runs import run_here, typed
 
 MINIIMAGENET = os.environ.get("REPTILE_MINIIMAGENET", "")
 FIELDS = {
@@ -52,7 +52,7 @@ def images(tmp_path, contents, monkeypatch):
 
 
 def main(tmp_path, folder, *flags, **fields):
-    return run("--workdir=run", *flags, cwd=tmp_path, config="images", **FIELDS | {"data__dir": folder} | fields)
+    return run_here("--workdir=run", *flags, cwd=tmp_path, config="images", **FIELDS | {"data__dir": folder} | fields)
 
 
 def refused(done, *words):

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from reptile_jax.run.train import train_and_evaluate
-from reptile_jax.testing.small_runs import SMALL, command, run, small, wait_for
+from reptile_jax.testing.small_runs import SMALL, command, run, run_here, small, wait_for
 
 
 def test_killed_and_started_again_it_ends_as_if_never_killed(tmp_path):
@@ -104,17 +104,15 @@ def test_a_large_run_ends_soon_after_a_signal(tmp_path, config, fields, seconds)
 
 def test_default_workdir_output_and_evaluation_mode(tmp_path):
     fields = SMALL | {"meta_iters": 10}
-    trained = run(cwd=tmp_path, **fields)
+    trained = run_here(cwd=tmp_path, **fields)
     assert trained.returncode == 0, trained.stderr
     lines = trained.stdout.splitlines()
     assert lines[0].startswith("glyphs (synthetic), 3-way, after 10 meta-iterations")
     assert lines[-1].startswith("test accuracy, 3-way 1-shot, transductive: ") and lines[-1].endswith("over 12 tasks")
     assert (tmp_path / "runs" / "quickstart" / "results.json").exists()
-    assert run("--mode=eval", cwd=tmp_path, **fields).stdout == trained.stdout
-    assert (
-        run("--mode=eval", "--workdir=w", "--pretrained=runs/quickstart", cwd=tmp_path, **fields).stdout
-        == trained.stdout
-    )
+    assert run_here("--mode=eval", cwd=tmp_path, **fields).stdout == trained.stdout
+    flags = ("--mode=eval", "--workdir=w", "--pretrained=runs/quickstart")
+    assert run_here(*flags, cwd=tmp_path, **fields).stdout == trained.stdout
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,11 @@ def run(*flags, cwd, env=None, **fields):
     return subprocess.run(command(*flags, **fields), cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
 
 
+def run_here(*flags, cwd, **fields):
+    """Does the same as `run`, in this process and on its devices."""
+    return typed(*command(*flags, **fields)[2:], cwd=cwd)
+
+
 def run_module(*words, cwd):
     """Runs a module of this repository as `python -m` does, in another folder."""
     environment = os.environ | {"PYTHONPATH": str(MAIN.parent)}
@@ -94,10 +99,12 @@ def run_module(*words, cwd):
 
 
 def typed(*words, cwd):
-    """Does the same as `run` in this process: runs main.py, or a module after "-m", with the words that follow.
+    """Runs main.py in this process, or a module after "-m", with the words that follow.
 
-    This saves the seconds that imports take. `command_line_test.py` shows that both give the same.
+    This saves the seconds that imports take, and those that compiling takes if the config was run before.
+    `command_line_test.py` shows that it gives the same as a process of its own.
     """
+    jax.devices()  # main.py does not divide the CPU once there are devices, which all tests of this process share
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     argv = [str(MAIN), *words] if words[:1] != ("-m",) else list(words[1:])
