@@ -152,7 +152,7 @@ def _flags(modes: Mapping[str, Callable[..., Any]]) -> flags.FlagValues:
     flags.DEFINE_string("host", None, text, given)
     flags.DEFINE_integer("port", None, "Port for --mode=demo. The default is 8000.", 1, 65535, flag_values=given)
     text = "XLA devices to divide the CPU into. The default is the number of cores, or less if that trains as fast."
-    flags.DEFINE_integer("cpu_devices", None, text, 1, flag_values=given)
+    flags.DEFINE_integer("cpu_devices", None, text, 1, 256, flag_values=given)  # XLA cannot compute on 1024
     text = "How often --mode=benchmark takes each measurement. The default is 7; 1 is a first look."
     flags.DEFINE_integer("rounds", None, text, 1, flag_values=given)
     return given
@@ -164,6 +164,8 @@ def _check(given: flags.FlagValues) -> None:
     for name in ("config", "workdir", "pretrained", "support", "queries", "output", "host"):
         if given[name].value in ("", [""]):
             raise ConfigError(f"{name}= is empty: give a name or a path, or leave it out")
+    if (workdir := given["workdir"].value) and expanded(workdir).is_file():
+        raise ConfigError(f"workdir={workdir} is a file: give the name of a folder")
     for name in SEVERAL:
         if given[name].present and not given["distributed"].value:
             raise ConfigError(f"{name}={given[name].value} is for several processes: give --distributed with it")
@@ -177,7 +179,8 @@ def _check(given: flags.FlagValues) -> None:
 
 def _config(given: flags.FlagValues) -> tuple[ConfigDict | None, str]:
     """Returns the config and its name: from --config, or else from the run to evaluate or continue."""
-    mode, pretrained, workdir = given["mode"].value, given["pretrained"].value, given["workdir"].value
+    mode, pretrained = given["mode"].value, given["pretrained"].value
+    workdir = given["workdir"].value and expanded(given["workdir"].value)
     if mode in NEEDED:
         for name in NEEDED[mode]:
             if not given[name].value:
@@ -188,8 +191,8 @@ def _config(given: flags.FlagValues) -> tuple[ConfigDict | None, str]:
     if mode == "eval" and pretrained:
         return saved_config.read(pretrained, _default()), name_of(pretrained)
     left = ["config.json", *(["results.json"] if mode == "eval" else [])]  # from a run, or only from an evaluation
-    if workdir and any((expanded(workdir) / name).is_file() for name in left):
-        return saved_config.read(expanded(workdir), _default()), name_of(workdir)
+    if workdir and any((workdir / name).is_file() for name in left):
+        return saved_config.read(workdir, _default()), name_of(workdir)
     if mode == "benchmark":
         return None, mode
     if mode == "parity":

@@ -19,7 +19,7 @@ from PIL import Image
 
 from configs import images
 from reptile_jax.config import ConfigError
-from reptile_jax.data import DATA_SETS, glyphs, split
+from reptile_jax.data import DATA_SETS, DataError, glyphs, split
 from reptile_jax.devices import mesh_of
 from reptile_jax.meta.episodes import Examples, class_batches, mini_batches
 from reptile_jax.meta.inner_loop import inner_step
@@ -191,8 +191,16 @@ def test_what_is_alone_is_predicted_as_among_others(workdir, drawings):
         (np.zeros((0, 28, 28)), [], "give"),
         (np.full((3, 28, 28), 255), [0, 1, 2], "go from 255 to 255: give ink as 0 and paper as 1"),
         (np.full((3, 28, 28), np.nan), [0, 1, 2], "give ink as 0"),
-        (np.concatenate([drawn(2), np.zeros((1, 28, 28))]), [0, 1, 2], r"images\[2\] is 0 everywhere: give an image"),
-        (np.concatenate([np.ones((1, 28, 28)), drawn(2)]), [0, 1, 2], r"images\[0\] is 1 everywhere: give an image"),
+        (
+            np.concatenate([drawn(2), np.zeros((1, 28, 28))]),
+            [0, 1, 2],
+            r"images\[2\] has one colour everywhere",
+        ),
+        (
+            np.concatenate([np.ones((1, 28, 28)), drawn(2)]),
+            [0, 1, 2],
+            r"images\[0\] has one colour everywhere: give an image",
+        ),
         (drawn(3), [0, 1], "give a whole number or a name for each image"),
         (drawn(3), [0.0, 1.0, 2.0], "give a whole number or a name for each image"),
         (drawn(3), None, "there are no labels"),
@@ -206,14 +214,21 @@ def test_wrong_drawings_and_labels(workdir, images, labels, words):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_a_photograph_of_one_colour_is_refused(dtype):
+def test_a_photograph_of_one_colour_is_refused(tmp_path, dtype):
     config, brightest = images.get_config(), 255 if dtype == np.uint8 else 1
     photographs = np.full((2, config.data.size, config.data.size, 3), brightest, dtype)
+    photographs[..., 2] = 0  # of every pixel
     photographs[0, 0, 0] = 0
-    with pytest.raises(ValueError, match=rf"images\[1\] is {brightest} everywhere: give an image"):
+    with pytest.raises(ValueError, match=r"images\[1\] has one colour everywhere: give an image"):
         pixels_of(config, photographs)
+    files = [tmp_path / f"{i}.png" for i in range(2)]
+    for file, image in zip(files, photographs, strict=True):
+        Image.fromarray((image / brightest * 255).astype(np.uint8)).save(file)
+    with pytest.raises(DataError, match=r"1\.png cannot be read \(it has one colour everywhere\): replace"):
+        pixels_of(config, files)
     photographs[1, 0] = 0
-    np.testing.assert_array_equal(pixels_of(config, photographs)[:, -1, -1], 255)
+    np.testing.assert_array_equal(pixels_of(config, photographs)[:, -1, -1], [[255, 255, 0]] * 2)
+    assert pixels_of(config, files[0]).shape == (1, *photographs.shape[1:])
 
 
 def test_the_readme_shows_how(tmp_path, monkeypatch, capsys):

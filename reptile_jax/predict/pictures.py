@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from reptile_jax.data import DATA_SETS, DataError, folders
 from reptile_jax.data.prepared import read_image
@@ -67,8 +68,8 @@ def pixels_of(config: ConfigDict, pictures: Pictures) -> np.ndarray:
         uint8 or float32 [n, size, size, channels].
 
     Raises:
-        DataError: a file is not an image.
-        ValueError: an array has another shape or range, or there are no images.
+        DataError: a file is not an image, or has one colour everywhere.
+        ValueError: an array has another shape or range, an image in it has one colour everywhere, or there are none.
     """
     if isinstance(pictures, np.ndarray):
         return _checked(config, pictures)
@@ -81,8 +82,15 @@ def pixels_of(config: ConfigDict, pictures: Pictures) -> np.ndarray:
 def _read(config: ConfigDict, file: Path) -> np.ndarray:
     prepare = DATA_SETS[config.data.name].prepare
     assert prepare is not None
+
+    def prepared(image: Image.Image) -> np.ndarray:
+        pixels = prepare(image, config.data)
+        if _plain(pixels):
+            raise ValueError("it has one colour everywhere")
+        return pixels
+
     with warnings.catch_warnings(action="ignore"):  # about large images and damaged EXIF
-        return read_image(file, str(file), lambda image: prepare(image, config.data))
+        return read_image(file, str(file), prepared)
 
 
 def _checked(config: ConfigDict, array: np.ndarray) -> np.ndarray:
@@ -99,6 +107,11 @@ def _checked(config: ConfigDict, array: np.ndarray) -> np.ndarray:
             wanted = "ink as 0 and paper as 1" if scale == 1 else "numbers from 0 to 1, or uint8 from 0 to 255"
             raise ValueError(f"images go from {images.min():g} to {images.max():g}: give {wanted}")
     for i, image in enumerate(images):
-        if image.min() == image.max():
-            raise ValueError(f"images[{i}] is {image.min():g} everywhere: give an image with something on it")
+        if _plain(image):
+            raise ValueError(f"images[{i}] has one colour everywhere: give an image with something on it")
     return images * np.float32(scale) if to_scale else images
+
+
+def _plain(image: np.ndarray) -> bool:
+    """Returns whether all pixels of an image [height, width, channels] are the same."""
+    return bool(np.all(image == image[0, 0]))

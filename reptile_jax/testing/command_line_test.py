@@ -71,6 +71,8 @@ TABLE = [
     ("--mode=eval --mode", "Missing value for flag --mode"),
     ("--num_processes=2", "num_processes=2 is for several processes: give --distributed"),
     ("--workdir=", "workdir= is empty: give a name or a path, or leave it out"),
+    (f"--workdir={MAIN}", "main.py is a file: give the name of a folder"),
+    ("--cpu_devices=257", "flag --cpu_devices=257: 257 is not an integer in the range [1, 256]"),
     ("--pretrained=", "pretrained= is empty: give a name or a path, or leave it out"),
     ("--config=default", "--config is given twice: give it once"),
     (
