@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import jax
 import pytest
@@ -17,6 +18,18 @@ os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = jax.config.values["jax_compilation_cache_dir"]
 # Several test processes, PyTorch among them, share the memory of a GPU, most of which JAX would take at its start.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
+MAPPINGS = Path("/proc/self/maps")  # on Linux: a line for each part of this process's memory
+MOST_MAPPINGS = 30_000  # Linux allows 65,530; beyond them, XLA ends the process. A compiled program takes about three.
+
+
+@pytest.fixture(autouse=True, scope="module")
+def room_for_programs():
+    """Forgets the compiled programs after a module if there are very many."""
+    yield
+    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        jax.clear_caches()
 
 
 REAL_DATA = {
