@@ -2,7 +2,6 @@
 
 import http.server
 import os
-import resource
 import signal
 import ssl
 import subprocess
@@ -16,18 +15,18 @@ import trustme
 
 from reptile_jax.data.omniglot_archive import BACKGROUND, EVALUATION
 from reptile_jax.testing.small_omniglot import png
-from reptile_jax.testing.small_runs import SMALL, command
+from reptile_jax.testing.small_runs import SMALL, command, prepared
 
 REAL = os.environ.get("REPTILE_OMNIGLOT", "")
 real = pytest.mark.skipif(not REAL, reason="REPTILE_OMNIGLOT=DIR, the folder of Omniglot's two archives, is not set")
 DRAWING = f"{BACKGROUND.folder}/Balinese/character05/0112_07.png"
 
 
-def start(folder, archives="", workdir="run", **options):
-    """Starts a short run, which prepares Omniglot in `folder / "data"`."""
+def start(folder, archives="", workdir="run", first=""):
+    """Starts a short run, which prepares Omniglot in `folder / "data"`, after a line of Python."""
     fields = {"meta_iters": 1, "data__name": "omniglot", "data__dir": folder / "data", "data__archives": archives}
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command(f"--workdir={workdir}", **SMALL | fields), cwd=folder, **output, **options)
+    return subprocess.Popen(prepared(first, command(f"--workdir={workdir}", **SMALL | fields)), cwd=folder, **output)
 
 
 def left(folder):
@@ -98,9 +97,9 @@ def test_an_unsound_archive(problem, members, tmp_path):
 
 @real
 def test_no_space_for_the_prepared_copy_and_then_two_runs_prepare_at_once(tmp_path):
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))  # noqa: E731
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))"
     words = f"Omniglot cannot be prepared in {tmp_path / 'data'} (", "make room", "--config.data.dir"
-    refused(start(tmp_path, REAL, preexec_fn=limit), tmp_path, *words)
+    refused(start(tmp_path, REAL, first=limit), tmp_path, *words)
     both = [start(tmp_path, REAL, workdir=name) for name in ("run", "other")]
     outputs = [process.communicate(timeout=600) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs

@@ -3,12 +3,10 @@
 import hashlib
 import json
 import os
-import resource
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -17,7 +15,18 @@ import pytest
 
 from reptile_jax.files import lock
 from reptile_jax.run import checkpoint
-from reptile_jax.testing.small_runs import SMALL, command, rows_of, run, run_here, same_bits, small, state_of, wait_for
+from reptile_jax.testing.small_runs import (
+    SMALL,
+    command,
+    prepared,
+    rows_of,
+    run,
+    run_here,
+    same_bits,
+    small,
+    state_of,
+    wait_for,
+)
 
 FIELDS = SMALL | {"meta_iters": 30, "checkpoint_interval": 10}
 ERRORS = ("Traceback", "Error:")
@@ -41,12 +50,12 @@ def copy(whole, tmp_path):
     return tmp_path / "run"
 
 
-def go_on(workdir, status=0, largest_file=None):
-    """Starts the run in a workdir again, by its name alone; if files have a limit, in a process of its own."""
-    if largest_file is None:
+def go_on(workdir, status=0, first=None):
+    """Starts the run in a workdir again, by its name alone; in a process of its own if that runs a line `first`."""
+    if first is None:
         done = run_here(f"--workdir={workdir}", config=None, cwd=workdir.parent)
     else:
-        words = [sys.executable, "-c", LIMITED, str(largest_file), *command(f"--workdir={workdir}", config=None)]
+        words = prepared(first, command(f"--workdir={workdir}", config=None))
         done = subprocess.run(words, capture_output=True, text=True, timeout=600)
     assert done.returncode == status, done.stderr
     assert not any(error in done.stderr for error in ERRORS), done.stderr
@@ -62,14 +71,6 @@ def ends_as(workdir, whole):
         and rows_of(workdir) == rows_of(whole)
         and same_results[0] == same_results[1]
     )
-
-
-# A program that limits the size of its files in bytes, as a full disk does, and becomes the program that follows.
-LIMITED = """
-import os, resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, 2 * (int(sys.argv[1]),))
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 def garble(path):
@@ -235,10 +236,15 @@ def test_a_workdir_that_cannot_be_made(tmp_path):
     assert not any(error in failed.stderr for error in ERRORS)
 
 
+def limit(size):
+    """Returns the line that limits the size of a process's files in bytes, as a full disk does."""
+    return f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
+
+
 def test_a_disk_full_while_saving_leaves_the_checkpoints_before(copy, whole):
     for later in ("20", "30"):
         shutil.rmtree(copy / "checkpoints" / later)
-    failed = go_on(copy, status=1, largest_file=200_000)
+    failed = go_on(copy, status=1, first=limit(200_000))
     last = failed.stderr.splitlines()[-1]
     assert "checkpoints/20 cannot be written" in last and last.endswith("goes on from the newest")
     assert checkpoint.newest(copy) == 10
@@ -250,7 +256,7 @@ def test_a_disk_full_while_logging(copy, whole):
     for later in ("20", "30"):
         shutil.rmtree(copy / "checkpoints" / later)
     size = (copy / "metrics.jsonl").stat().st_size
-    failed = go_on(copy, status=1, largest_file=size // 2)
+    failed = go_on(copy, status=1, first=limit(size // 2))
     assert failed.stderr.splitlines()[-1].startswith(f"error: workdir={copy}: File too large")
     assert checkpoint.newest(copy) == 10
     go_on(copy)
@@ -280,7 +286,7 @@ def test_a_full_disk(disk, whole, free):
     (workdir / "results.json").unlink()
     filling = disk / "filling"
     filling.write_bytes(bytes(shutil.disk_usage(disk).free - free))
-    failed = go_on(workdir, status=1, largest_file=resource.RLIM_INFINITY)
+    failed = go_on(workdir, status=1, first="")
     last = failed.stderr.splitlines()[-1]
     assert last.startswith("error: ") and "No space left on device" in last and "make room" in last, failed.stderr
     filling.unlink()

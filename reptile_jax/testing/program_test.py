@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from reptile_jax.run.train import train_and_evaluate
-from reptile_jax.testing.small_runs import SMALL, command, run, run_here, small, wait_for
+from reptile_jax.testing.small_runs import SMALL, command, prepared, run, run_here, small, wait_for
 
 
 def test_killed_and_started_again_it_ends_as_if_never_killed(tmp_path):
@@ -40,8 +40,9 @@ def test_killed_and_started_again_it_ends_as_if_never_killed(tmp_path):
 def test_a_signal_saves_the_run_and_says_how_to_go_on(tmp_path, number, status):
     fields = SMALL | {"meta_iters": 100_000, "checkpoint_interval": 100_000}
     process = subprocess.Popen(
-        command("--workdir=run", **fields), cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the tests themselves may run under nohup
+        # The tests themselves may run under nohup.
+        prepared("signal.signal(signal.SIGHUP, signal.SIG_DFL)", command("--workdir=run", **fields)),
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     metrics = tmp_path / "run" / "metrics.jsonl"
     try:

@@ -82,6 +82,15 @@ def command(*flags, config="quickstart", **fields):
     return [sys.executable, str(MAIN), *named, *overrides, *flags]
 
 
+def prepared(first, words):
+    """Returns a command that runs a line of Python and then becomes the program `words`.
+
+    It takes the place of `preexec_fn`, which may hang in a process with threads, such as JAX's.
+    """
+    code = f"import os, resource, signal, sys\n{first}\nos.execv(sys.argv[1], sys.argv[1:])"
+    return [sys.executable, "-c", code, *words]
+
+
 def run(*flags, cwd, env=None, **fields):
     return subprocess.run(command(*flags, **fields), cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
 
