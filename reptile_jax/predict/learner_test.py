@@ -194,7 +194,7 @@ def test_what_is_alone_is_predicted_as_among_others(workdir, drawings):
         (
             np.concatenate([drawn(2), np.zeros((1, 28, 28))]),
             [0, 1, 2],
-            r"images\[2\] has one colour everywhere",
+            r"images\[2\] has one colour everywhere: give an image",
         ),
         (
             np.concatenate([np.ones((1, 28, 28)), drawn(2)]),

@@ -53,13 +53,13 @@ def kept(make: Make) -> Make:
     """Keeps the programs that a function makes of a config, so that another run in this process compiles none again."""
 
     @lru_cache(maxsize=16)
-    def made(config: ConfigDict, _: type[nn.Module], *arguments: Any, **named: Any) -> Any:
-        return make(config, *arguments, **named)
+    def made(config: ConfigDict, _: type[nn.Module], *arguments: Any) -> Any:
+        return make(config, *arguments)
 
     @wraps(make)
-    def program(config: ConfigDict, *arguments: Any, **named: Any) -> Any:
+    def program(config: ConfigDict, *arguments: Any) -> Any:
         # A frozen config can be a key. A network that a person changes and defines again is another class.
-        return made(FrozenConfigDict(config), NETWORKS[config.model.name], *arguments, **named)
+        return made(FrozenConfigDict(config), NETWORKS[config.model.name], *arguments)
 
     return cast(Make, program)
 

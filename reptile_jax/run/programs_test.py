@@ -1,5 +1,3 @@
-from functools import partial
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -54,15 +52,15 @@ def test_another_run_of_a_process_compiles_no_program_again(tmp_path, compilatio
     assert counts[1] + 3 == counts[2] <= counts[0]  # training, curves and evaluation
 
 
-@pytest.mark.parametrize("make", [train_program, curve_program, partial(eval_program, shots=1)])
-def test_a_changed_config_or_network_is_another_program(make, monkeypatch):
-    config, mesh = small(), mesh_of(small())
-    first = make(config, mesh=mesh)
+@pytest.mark.parametrize(("make", "shots"), [(train_program, ()), (curve_program, ()), (eval_program, (1,))])
+def test_a_changed_config_or_network_is_another_program(make, shots, monkeypatch):
+    config, rest = small(), (mesh_of(small()), *shots)
+    first = make(config, *rest)
     config.learning_rate = 0.5
-    other = make(config, mesh=mesh)
-    assert make(small(), mesh=mesh) is first and make(config, mesh=mesh) is other is not first
+    other = make(config, *rest)
+    assert make(small(), *rest) is first and make(config, *rest) is other is not first
     monkeypatch.setitem(NETWORKS, "omniglot", WithoutDense)
-    assert make(small(), mesh=mesh) is not first
+    assert make(small(), *rest) is not first
 
 
 class WithoutDense(nn.Module):

@@ -22,7 +22,7 @@ real = pytest.mark.skipif(not REAL, reason="REPTILE_OMNIGLOT=DIR, the folder of 
 DRAWING = f"{BACKGROUND.folder}/Balinese/character05/0112_07.png"
 
 
-def start(folder, archives="", workdir="run", first=""):
+def start(folder, archives="", workdir="run", first="pass"):
     """Starts a short run, which prepares Omniglot in `folder / "data"`, after a line of Python."""
     fields = {"meta_iters": 1, "data__name": "omniglot", "data__dir": folder / "data", "data__archives": archives}
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
