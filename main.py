@@ -114,7 +114,7 @@ def main() -> None:
 
 
 def make_devices(asked: Asked) -> None:
-    """Divides the CPU into devices for the run; one of several processes keeps the devices that it was started with."""
+    """Divides the CPU into devices for the run; one of several processes does so only if `cpu_devices` is given."""
     spare = asked.mode != "eval" and not asked.distributed  # for the curves, while the others train
     if asked.cpu_devices:
         make_cpu_devices(asked.cpu_devices, spare)
@@ -127,14 +127,14 @@ def make_devices(asked: Asked) -> None:
 def less_memory(asked: Asked) -> str:
     """Names what may be too large for the memory."""
     if asked.mode == "predict":
-        return "less classes or images in support, or less queries at a time"
+        return "fewer classes or images in support, or fewer queries at a time"
     fields = ["inner_batch", "meta_batch"] if asked.mode != "eval" else []
     first = ""
     if asked.config is not None and at_once(asked.config):
         first = "tasks_at_once=one, or "
     else:
         fields = fields[:1]  # the tasks of a meta-batch are in memory one after the other
-    return f"{first}less {', '.join([*fields, 'eval_batch', 'shots', 'num_seeds'])} or classes"
+    return f"{first}a smaller {', '.join([*fields, 'eval_batch', 'shots', 'num_seeds'])} or classes"
 
 
 def connect(asked: Asked) -> None:

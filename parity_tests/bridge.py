@@ -1,4 +1,4 @@
-"""Exchanges data between the frameworks: a state as a weights file, and episodes as indices, but never pixels."""
+"""Exchanges data between the frameworks: a state as a weights file, and episodes as indices of images."""
 
 import json
 import tempfile

@@ -35,7 +35,7 @@ class Rung(NamedTuple):
 SUMMATION = "sums are in another order, and batch norm's division makes their rounding about 100 times larger"
 OF_WAVES = [*[(1e-12, "sums are in another order")] * 4, (1e-8, "32 steps from untrained weights make rounding larger")]
 RUNGS = [
-    Rung("data", "float64", 0, "pixels are bits", measures.data),
+    Rung("data", "float64", 0, "pixels are whole numbers", measures.data),
     Rung("each layer", "float64", 1e-9, SUMMATION, measures.layers),
     Rung("logits", "float64", 1e-9, SUMMATION, measures.logits),
     Rung("loss", "float64", 1e-9, SUMMATION, measures.loss),

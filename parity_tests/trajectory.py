@@ -1,6 +1,6 @@
 """Float32, step by step: JAX repeats every inner step of the reference from the reference's state.
 
-Single float32 steps cannot be compared directly, for three reasons, and no tolerance is set for any of them:
+Single float32 steps cannot be compared directly, for three reasons:
 
 - A ReLU whose input is zero except for rounding may be on in one framework and off in the other, and with it the whole
   gradient. Such a step is compared with the reference on either side of that kink, because JAX's step and its forward

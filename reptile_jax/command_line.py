@@ -57,7 +57,7 @@ class Asked(NamedTuple):
         top: number of classes to name for each query.
         host: name or address that mode=demo listens on; None for this machine alone.
         port: port that mode=demo listens on.
-        cpu_devices: XLA devices to divide the CPU into; None: as many as serve.
+        cpu_devices: XLA devices to divide the CPU into; None: chosen for the run.
         rounds: how often mode=benchmark takes each measurement.
     """
 
@@ -151,7 +151,7 @@ def _flags(modes: Mapping[str, Callable[..., Any]]) -> flags.FlagValues:
     text = "Address for --mode=demo. The default is 127.0.0.1, this machine alone; 0.0.0.0 is every network."
     flags.DEFINE_string("host", None, text, given)
     flags.DEFINE_integer("port", None, "Port for --mode=demo. The default is 8000.", 1, 65535, flag_values=given)
-    text = "XLA devices to divide the CPU into. The default is the number of cores, or less if that trains as fast."
+    text = "XLA devices to divide the CPU into. The default is the number of cores, or fewer if they train as fast."
     flags.DEFINE_integer("cpu_devices", None, text, 1, 256, flag_values=given)  # XLA cannot compute on 1024
     text = "How often --mode=benchmark takes each measurement. The default is 7; 1 is a first look."
     flags.DEFINE_integer("rounds", None, text, 1, flag_values=given)

@@ -14,7 +14,7 @@ TASKS_AT_ONCE = ("auto", "one", "all")
 LARGEST = 3.4e38  # in float32
 INNER_STATES = ("averaged", "sequential", "reset")
 
-# Fields that change neither the weights nor the characters that a run is trained on.
+# Fields that change neither the weights of a run nor the classes that it is trained on.
 FREE_FIELDS = frozenset(
     {
         "data.dir",
@@ -176,7 +176,7 @@ def _problems(config: ConfigDict) -> Iterator[str]:
     if config.foml_tail and not config.foml:
         yield f"foml_tail={config.foml_tail} has no meaning without first-order MAML: give foml=True or foml_tail=0"
     if config.foml_tail >= shots:
-        yield f"foml_tail={config.foml_tail} leaves no examples of train_shots={shots} for the other steps: give less"
+        yield f"foml_tail={config.foml_tail} leaves no examples of train_shots={shots} for the other steps: give fewer"
     for name in ("inner_batch", "eval_batch") if config.balanced else ():
         if config[name] % config.classes:
             yield (
@@ -209,11 +209,11 @@ def _data_problems(config: ConfigDict) -> Iterator[str]:
     train = num_train(data, len(described.names))
     if described.sets is None and not 0 < train < len(described.names):
         classes = len(described.names)
-        yield f"data.train_classes={train} leaves no test class of the {classes} classes of {name}: give less"
+        yield f"data.train_classes={train} leaves no test class of the {classes} classes of {name}: give fewer"
     if described.sets is None and data.validation_classes >= train:
         yield (
             f"data.validation_classes={data.validation_classes} leaves none of the {train} training classes of {name}: "
-            f"give less"
+            f"give fewer"
         )
     if described.sets is not None and (data.validation_classes or data.train_classes):
         field = "validation_classes" if data.validation_classes else "train_classes"
@@ -225,7 +225,7 @@ def _data_problems(config: ConfigDict) -> Iterator[str]:
             fits = len(described.names) - config.classes  # classes to train on that leave enough for testing
             can_move = described.sets is None and kind == "test" and "data.train_classes" not in known.values
             or_else = f", or data.train_classes={fits}" if can_move and fits > 0 else ""
-            yield f"classes={config.classes} exceeds the {classes} {kind} classes of {name}: give less{or_else}"
+            yield f"classes={config.classes} exceeds the {classes} {kind} classes of {name}: give fewer{or_else}"
     fewest = min(described.counts)
     where = f"the {fewest} examples of {described.names[described.counts.index(fewest)]}"
     for shots in eval_shots(config):

@@ -131,7 +131,7 @@ def test_own_images(empty_images):
 def test_twelve_classes_of_ones_own(empty_images):
     config = images.get_config()
     config.data.dir = empty_images({"": 12}, 30)
-    with pytest.raises(ConfigError, match=r"the 2 test classes of images: give less, or data\.train_classes=7$"):
+    with pytest.raises(ConfigError, match=r"the 2 test classes of images: give fewer, or data\.train_classes=7$"):
         validate(config)
     config.data.train_classes = 7
     validate(config)

@@ -190,5 +190,5 @@ def together() -> Iterator[None]:
 
 
 def _everywhere(number: int) -> np.ndarray:
-    """The numbers that the processes give."""
+    """Returns the numbers that the processes give."""
     return np.asarray(multihost_utils.process_allgather(np.int32(number)))

@@ -149,7 +149,7 @@ def load(data: Any, seed: int) -> Split:
         training = data.train_classes or TRAIN_CHARACTERS
         return split(load_omniglot(data.archives)[0], training, seed, data.validation_classes)
     if data.name == "glyphs":
-        from reptile_jax.data import glyphs  # which uses only NumPy
+        from reptile_jax.data import glyphs  # the only module that both programs share
 
         training = data.train_classes or glyphs.TRAIN_CHARACTERS
         return split(glyphs.load().images, training, seed, data.validation_classes)

@@ -49,7 +49,7 @@ def same_padding(size: int) -> tuple[int, int]:
 def batch_norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Normalises by this mini-batch's own mean and biased variance, in training and in evaluation.
 
-    The result for an image depends on the rest of the batch. This is the only difference between the two protocols.
+    The result for an image depends on the rest of its batch. The two protocols differ only in what that rest is.
     """
     return F.batch_norm(x, None, None, scale, shift, training=True, eps=NORM_EPSILON)
 

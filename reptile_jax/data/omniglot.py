@@ -102,7 +102,7 @@ class OmniglotCharacters(tfds.core.GeneratorBasedBuilder):
 
 
 def is_prepared(data_dir: str = "") -> bool:
-    """Whether the copy that `load` reads is on the disk, so that nothing is downloaded."""
+    """Returns whether the copy that `load` reads is on the disk, so that nothing is downloaded."""
     return _copy_in(expanded(_folder(data_dir)), OmniglotCharacters).exists()
 
 

@@ -53,7 +53,7 @@ def prepare(image: Image.Image, size: int, channels: int) -> np.ndarray:
     """Prepares one image: turns it as its EXIF says, lays it on white, and resizes it to a square (bicubic).
 
     Args:
-        image: of any mode that image files have; if it has several frames, the current one, which is first the first.
+        image: of any mode that image files have; if it has several frames, the current one is taken.
         size: height and width of the result in pixels; an image of that size keeps its pixels.
         channels: 1 (grey) or 3 (RGB).
 

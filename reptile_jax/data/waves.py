@@ -22,5 +22,5 @@ def evenly() -> np.ndarray:
 
 
 def describe(of_a_wave: int) -> Description:
-    """Describes waves as one class, which every set has, because every task draws a new wave with so many points."""
+    """Describes waves as one class of `of_a_wave` points, which is in every set because each task draws a new wave."""
     return Description(("sine waves",), (of_a_wave,), {"train": (0,), "test": (0,)})

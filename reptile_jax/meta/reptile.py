@@ -47,7 +47,7 @@ class MetaMetrics(NamedTuple):
     """How one meta-iteration went.
 
     Attributes:
-        loss: mean over tasks and inner steps of the loss summed over the mini-batch, nats.
+        loss: mean over tasks and inner steps of the mini-batch's loss; in classification, this is a sum in nats.
         delta_norm: L2 norm of the mean delta, before it is multiplied by eps. With `zero_head`, it includes the dense
             layer's part, which is not applied.
     """
@@ -77,7 +77,7 @@ def task_delta(
         foml: first-order MAML (released code: `FOML`); its delta includes the last step's weight decay.
 
     Returns:
-        The delta, the optimiser state after the task, and the mean over the steps of the summed losses.
+        The delta, the optimiser state after the task, and the mean of the steps' losses.
     """
     if not foml:
         phi, opt_state, losses = inner_loop(loop, params, opt_state, task.batches)

@@ -14,7 +14,7 @@ class Mean(NamedTuple):
 
 
 def mean_and_interval(values: np.ndarray) -> Mean:
-    """Mean and 95% interval: 1.96 standard errors of the values of the tasks (normal approximation).
+    """Returns the mean and the 95% interval: 1.96 standard errors of the values of the tasks (normal approximation).
 
     Args:
         values: [tasks], such as the share of each task's queries that were classified right.

@@ -46,8 +46,8 @@ def matmul_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def matmul_kernel_gradient(x: jax.Array, grad: jax.Array) -> jax.Array:
     """Returns the kernel's gradient, computed with one matrix product.
 
-    Column j of the kernel saw the images shifted by j to the left, and row i gave the output that is i rows higher.
-    Three shifts of each make all nine taps, with a third of the memory of the patches.
+    Tap (i, j) is the product of the images shifted j columns to the left and the output's gradient shifted i rows down.
+    Three shifts of each give all nine taps, with a third of the memory of the patches.
     """
     height, width = x.shape[1:3]
     wide = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))

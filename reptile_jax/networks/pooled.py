@@ -152,7 +152,7 @@ conv_norm_pool_relu.defvjp(_forward, _backward)
 def padded_norm_pool_relu(
     x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array, convolution: str, real: jax.Array
 ) -> jax.Array:
-    """`conv_norm_pool_relu` of a batch in which only the images where `real`, bool [batch], holds have statistics."""
+    """Computes `conv_norm_pool_relu` with the statistics of those images whose `real`, bool [batch], is true."""
     sign = sign_of(scale)
     y = CONVOLUTIONS[convolution].convolve(x, kernel * along(sign, kernel))
     return jax.nn.relu(normalised(largest(*_quarters(y))[0], *statistics_of(y, real), scale * sign, bias).before_relu)

@@ -42,7 +42,7 @@ class Adapted:
         """Predicts the classes of images.
 
         Args:
-            images: an array, a file, a list of files, or a folder, as `pictures.pixels_of` takes them.
+            images: an array as `pictures.pixels_of` takes it, a file, a list of files, or a folder.
             transductive: whether batch norm sees all images together, which helps if all classes are about equally
                 frequent; otherwise the prediction for an image depends only on that image and the support set.
 
@@ -111,7 +111,7 @@ class Learner:
         """Loads the trained weights of one seed, and their second moment.
 
         Args:
-            named: a workdir, a checkpoint or a weights file, as `pretrained.load` takes it.
+            named: a workdir, a checkpoint, a weights file or shipped weights, as `pretrained.load` takes it.
             seed: the seed to load, for a run of several seeds.
 
         Raises:
@@ -192,7 +192,7 @@ class Learner:
             phi, opt_state = _advanced(self._frozen, phi, opt_state, filled, batches, first, last)
             found.append(Adapted(self.config, phi, support, classes))
         if not all(np.isfinite(x).all() for x in jax.tree.leaves(phi)):
-            raise ConfigError("learning these classes makes weights that are not finite: train with less learning_rate")
+            raise ConfigError("learning these classes makes weights that are not finite: lower the run's learning_rate")
         return found
 
     def _check(self, classes: np.ndarray, counts: np.ndarray) -> None:

@@ -3,9 +3,9 @@
     python -m reptile_jax.results.search NAME... [--seed=0] [--meta_iters=3000] [--tasks=300]
         [--archives=DIR] [--output=search.jsonl]
 
-A variant is a published run with 200 of its training characters held out and some things changed. All of its
-meta-iterations are annealed over, as in a whole run, and no test character is ever seen. Variants that helped became
-fields of the config; the others are here alone.
+A variant is a published run with 200 of its training characters held out and some things changed. The step size falls
+to zero over its meta-iterations, as in a whole run, unless the variant says otherwise. No test character is ever seen.
+Variants that helped became fields of the config; the others are here alone.
 """
 
 import argparse

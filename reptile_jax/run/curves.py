@@ -28,7 +28,7 @@ from reptile_jax.run.programs import curve_program
 from reptile_jax.tasks import Data, kind_of
 
 TOGETHER = 10  # points that are measured together, where tasks are computed together
-BESIDE = 2  # points at most that the spare device has still to measure; training waits for it if there are more
+BESIDE = 2  # the most points that may wait for the spare device; training waits if there are more
 
 
 class Point(NamedTuple):

@@ -46,7 +46,7 @@ class Found(NamedTuple):
     """Trained weights that are known to be there and undamaged, but are not read yet.
 
     Attributes:
-        named: the name that they were asked for by.
+        named: the name under which they were requested.
         path: the weights file or the checkpoint.
         config: every field of their run.
         fingerprint: the fingerprint of the training data; "" if it is not known.

@@ -63,7 +63,7 @@ class Unfinished:
             print(f"{self._file} is damaged: the evaluation starts afresh.", file=sys.stderr)
 
     def values(self, series: Series, at_most: int) -> Values:
-        """Returns the values of the first tasks of a series, of `at_most` so many; {} if there are none."""
+        """Returns the values of the first tasks of a series, `at_most` of them; {} if there are none."""
         return {name: x[:, :at_most] for name, x in self._series.get(_key(series), {}).items()}
 
     def say(self, done: int, total: int) -> None:
@@ -81,7 +81,7 @@ class Unfinished:
         }
 
     def write(self, at_once: bool = False) -> None:
-        """Writes the file, if its last write was a while ago or the values shall be there `at_once`.
+        """Writes the file if its last write was a while ago, or if `at_once`.
 
         Raises:
             OSError: the file cannot be written `at_once`; at another time, the evaluation goes on.

@@ -43,16 +43,16 @@ TABLE = [
     ("tasks_at_once=some", "tasks_at_once='some' is not possible: give one of auto, one, all"),
     ("convolution=fft", "convolution='fft' is not possible: give one of matmul, lax, auto"),
     # impossible combinations
-    ("classes=151", "classes=151 exceeds the 150 test classes of glyphs: give less"),
+    ("classes=151", "classes=151 exceeds the 150 test classes of glyphs: give fewer"),
     ("shots=20", "shots=20 and one query exceed the 20 examples of Glyphs/character001: give at most 19"),
     ("train_shots=21", "train_shots=21 exceeds the 20 examples of Glyphs/character001: give at most 20"),
     ("eval_shots=(1,20)", "eval_shots=20 and one query exceed the 20 examples of Glyphs/character001: give at most 19"),
     ("foml_tail=2", "foml_tail=2 has no meaning without first-order MAML: give foml=True or foml_tail=0"),
-    ("foml_tail=10 foml=True", "foml_tail=10 leaves no examples of train_shots=10 for the other steps: give less"),
+    ("foml_tail=10 foml=True", "foml_tail=10 leaves no examples of train_shots=10 for the other steps: give fewer"),
     ("replacement=True inner_batch=51", "inner_batch=51 exceeds the 50 examples of a training task"),
     ("replacement=True eval_batch=6", "eval_batch=6 exceeds the 5 examples of a 1-shot task"),
     ("data.validation_classes=350", "data.validation_classes=350 leaves none of the 350 training classes"),
-    ("data.validation_classes=4", "classes=5 exceeds the 4 validation classes of glyphs: give less"),
+    ("data.validation_classes=4", "classes=5 exceeds the 4 validation classes of glyphs: give fewer"),
     ("seed=2147483647 num_seeds=2", "num_seeds=2 from seed=2147483647 goes beyond 2147483647: give a smaller seed"),
     # wrong types and names
     ("classes=five", "classes=five is not possible: give a whole number"),
@@ -228,11 +228,11 @@ def test_a_saved_config_that_is_none(tmp_path):
     [
         (
             "--config.tasks_at_once=all",
-            "tasks_at_once=one, or less inner_batch, meta_batch, eval_batch, shots, num_seeds",
+            "tasks_at_once=one, or a smaller inner_batch, meta_batch, eval_batch, shots, num_seeds",
         ),
-        ("--config.tasks_at_once=one", "less inner_batch, eval_batch, shots, num_seeds or classes"),
-        ("--mode=eval --config.tasks_at_once=one", "less eval_batch, shots, num_seeds or classes"),
-        ("--mode=predict --pretrained=omniglot_5way --support=a --queries=b", "less classes or images in support, or"),
+        ("--config.tasks_at_once=one", "a smaller inner_batch, eval_batch, shots, num_seeds or classes"),
+        ("--mode=eval --config.tasks_at_once=one", "a smaller eval_batch, shots, num_seeds or classes"),
+        ("--mode=predict --pretrained=omniglot_5way --support=a --queries=b", "fewer classes or images in support, or"),
     ],
 )
 def test_too_little_memory_is_blamed_on_what_takes_it(tmp_path, monkeypatch, given, advice):
