@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     config.inner_iters = 20  # inner steps per task
     config.replacement = False  # draw every mini-batch afresh instead of cycling through the drawings
     config.balanced = False  # every mini-batch has the same number of drawings of each class, in evaluation too
-    config.learning_rate = 1e-3  # of the inner optimiser; a loss of classification is summed over the mini-batch
+    config.learning_rate = 1e-3  # of the inner optimiser; in classification, the loss is summed over the mini-batch
     config.sgd = False  # inner optimiser: plain SGD instead of Adam (beta1 = 0)
     config.weight_decay = 1.0  # factor on every weight before each inner step; 1: off
     # Adam's second moment and step count: "averaged" over the meta-batch (tasks in parallel), "sequential" (passed

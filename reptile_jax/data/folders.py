@@ -30,7 +30,7 @@ class Part(NamedTuple):
     Attributes:
         place: the folder or zip file.
         classes: class -> its images, as paths inside `place`; both sorted by name.
-        state: names, sizes and times of the files, to detect changes.
+        state: names, sizes and times of the files (of a zip file, and its checksums), to detect changes.
     """
 
     place: Path

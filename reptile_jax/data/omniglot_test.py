@@ -30,7 +30,7 @@ from reptile_jax.testing.small_omniglot import (
     refused,
     write_archives,
 )
-from reptile_jax.testing.small_runs import wait_for
+from reptile_jax.testing.small_runs import limit, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -238,8 +238,7 @@ def test_many_runs_at_the_same_moment(archives, tmp_path):
 
 
 def test_no_space(archives, tmp_path):
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))\n"
-    process = start(tmp_path, archives, code=limit + RUN)
+    process = start(tmp_path, archives, code=limit(1000) + RUN)
     _, err = process.communicate()
     assert process.returncode == 1
     assert f"error: Omniglot cannot be prepared in {tmp_path}" in err.splitlines()[-1]

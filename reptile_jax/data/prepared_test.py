@@ -20,7 +20,7 @@ from reptile_jax.data.images import DataError
 from reptile_jax.data.prepared import load, pixels, prepare, prepared
 from reptile_jax.testing.small_images import FORMATS, encoded, members, write_folder, write_zip
 from reptile_jax.testing.small_images import pixels as random_pixels
-from reptile_jax.testing.small_runs import wait_for
+from reptile_jax.testing.small_runs import limit, wait_for
 
 ANIMALS = {"cat": 3, "ant": 2, "bee": 70}  # the last in more than one chunk
 
@@ -330,8 +330,7 @@ def test_two_runs_at_once_prepare_once_and_both_end_well(folder, tmp_path):
 
 
 def test_no_space(folder, cache):
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))\n"
-    process = start(folder, code=limit + RUN)
+    process = start(folder, code=limit(1000) + RUN)
     _, err = process.communicate()
     assert process.returncode == 1
     last = err.splitlines()[-1]

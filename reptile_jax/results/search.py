@@ -4,7 +4,7 @@
         [--archives=DIR] [--output=search.jsonl]
 
 A variant is a published run with 200 of its training characters held out and some things changed. The step size falls
-to zero over its meta-iterations, as in a whole run, unless the variant says otherwise. No test character is ever seen.
+to zero over this run, as in a published one, unless the variant says otherwise. No test character is ever seen.
 Variants that helped became fields of the config; the others are here alone.
 """
 

@@ -174,7 +174,7 @@ def label_of(config: ConfigDict) -> str:
 def _eval_tasks(
     config: ConfigDict, program: Any, data: Data, name: str, shots: int, states: MetaState, mesh: Mesh, first: int
 ) -> tuple[Any, Any]:
-    """Evaluates a dispatch of a set's tasks, from number `first` on; of the seeds, only `eval_seed` decides which.
+    """Evaluates a dispatch of a set's tasks, from number `first` on, with the keys that `eval_seed` gives.
 
     It returns arrays that the devices may still be computing.
     """

@@ -15,7 +15,7 @@ import trustme
 
 from reptile_jax.data.omniglot_archive import BACKGROUND, EVALUATION
 from reptile_jax.testing.small_omniglot import png
-from reptile_jax.testing.small_runs import SMALL, command, prepared
+from reptile_jax.testing.small_runs import SMALL, command, limit, prepared
 
 REAL = os.environ.get("REPTILE_OMNIGLOT", "")
 real = pytest.mark.skipif(not REAL, reason="REPTILE_OMNIGLOT=DIR, the folder of Omniglot's two archives, is not set")
@@ -97,9 +97,8 @@ def test_an_unsound_archive(problem, members, tmp_path):
 
 @real
 def test_no_space_for_the_prepared_copy_and_then_two_runs_prepare_at_once(tmp_path):
-    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))"
     words = f"Omniglot cannot be prepared in {tmp_path / 'data'} (", "make room", "--config.data.dir"
-    refused(start(tmp_path, REAL, first=limit), tmp_path, *words)
+    refused(start(tmp_path, REAL, first=limit(1_000_000)), tmp_path, *words)
     both = [start(tmp_path, REAL, workdir=name) for name in ("run", "other")]
     outputs = [process.communicate(timeout=600) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs

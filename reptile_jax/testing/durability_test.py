@@ -18,6 +18,7 @@ from reptile_jax.run import checkpoint
 from reptile_jax.testing.small_runs import (
     SMALL,
     command,
+    limit,
     prepared,
     rows_of,
     run,
@@ -234,11 +235,6 @@ def test_a_workdir_that_cannot_be_made(tmp_path):
     last = failed.stderr.splitlines()[-1]
     assert last.startswith("error: workdir=file/run: ") and "name another workdir" in last
     assert not any(error in failed.stderr for error in ERRORS)
-
-
-def limit(size):
-    """Returns the line that limits the size of a process's files in bytes, as a full disk does."""
-    return f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
 
 
 def test_a_disk_full_while_saving_leaves_the_checkpoints_before(copy, whole):

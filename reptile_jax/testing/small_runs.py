@@ -87,8 +87,13 @@ def prepared(first, words):
 
     It takes the place of `preexec_fn`, which may hang in a process with threads, such as JAX's.
     """
-    code = f"import os, resource, signal, sys\n{first}\nos.execv(sys.argv[1], sys.argv[1:])"
+    code = f"import os, signal, sys\n{first}\nos.execv(sys.argv[1], sys.argv[1:])"
     return [sys.executable, "-c", code, *words]
+
+
+def limit(size):
+    """Returns a line of Python that limits the files of its process to `size` bytes, as a full disk does."""
+    return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))\n"
 
 
 def run(*flags, cwd, env=None, **fields):
