@@ -103,6 +103,8 @@ def parse(argv: Sequence[str], modes: Mapping[str, Callable[..., Any]]) -> Asked
         for arg in rest[1:]:
             if arg.startswith("-") and not FIELD.match(arg):
                 given([argv[0], arg])  # raises an error, because the flag is unknown
+        if given["workdir"].value:
+            given["workdir"].value = str(expanded(given["workdir"].value))
         _check(given)
         config, name = _config(given)
         if config is not None:
@@ -118,7 +120,7 @@ def parse(argv: Sequence[str], modes: Mapping[str, Callable[..., Any]]) -> Asked
     except (flags.Error, ConfigError, CheckpointError, WeightsError) as error:
         text = NO_NUMBER.sub("give a whole number", " ".join(str(error).removeprefix("ERROR:: ").split()))
         sys.exit(f"error: {text}")
-    workdir = expanded(given["workdir"].value or Path("runs") / name)
+    workdir = Path(given["workdir"].value or Path("runs") / name)
     own = {field: given[field].value for field in Asked._fields if field in given}
     return Asked(**own | {"config": config, "workdir": workdir, "name": name})
 
@@ -164,7 +166,7 @@ def _check(given: flags.FlagValues) -> None:
     for name in ("config", "workdir", "pretrained", "support", "queries", "output", "host"):
         if given[name].value in ("", [""]):
             raise ConfigError(f"{name}= is empty: give a name or a path, or leave it out")
-    if (workdir := given["workdir"].value) and expanded(workdir).is_file():
+    if (workdir := given["workdir"].value) and Path(workdir).is_file():
         raise ConfigError(f"workdir={workdir} is a file: give the name of a folder")
     for name in SEVERAL:
         if given[name].present and not given["distributed"].value:
@@ -180,7 +182,7 @@ def _check(given: flags.FlagValues) -> None:
 def _config(given: flags.FlagValues) -> tuple[ConfigDict | None, str]:
     """Returns the config and its name: from --config, or else from the run to evaluate or continue."""
     mode, pretrained = given["mode"].value, given["pretrained"].value
-    workdir = given["workdir"].value and expanded(given["workdir"].value)
+    workdir = given["workdir"].value and Path(given["workdir"].value)
     if mode in NEEDED:
         for name in NEEDED[mode]:
             if not given[name].value:
