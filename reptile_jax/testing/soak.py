@@ -24,7 +24,7 @@ from reptile_jax.run.programs import state_shapes
 MAIN = Path(__file__).parents[2] / "main.py"
 FIELDS = {
     "classes": 3, "shots": 1, "train_shots": 3, "inner_batch": 4, "inner_iters": 2, "meta_batch": 2,
-    "meta_iters": 12000, "eval_batch": 3, "eval_iters": 3, "eval_samples": 3000, "eval_interval": 50,
+    "meta_iters": 24000, "eval_batch": 3, "eval_iters": 3, "eval_samples": 3000, "eval_interval": 50,
     "checkpoint_interval": 200, "model.filters": 8,
 }  # fmt: skip
 KILLS = {"data preparation": 3, "checkpoint write": 6, "training": 8, "evaluation": 3}
