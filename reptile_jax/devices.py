@@ -3,6 +3,8 @@
 import contextlib
 import math
 import os
+import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,38 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from reptile_jax.progress import say
+
+# JAX's warning. The process may have been killed while it wrote an entry, or its disk may be full.
+CACHE_FAILURE = r"Error (?:reading|writing) persistent compilation cache entry for '[^']*': \w+: (.*)"
 SEEDS, TASKS = "seeds", "tasks"  # the axes of the mesh
 ALIGNMENT = 64  # bytes; where host memory is aligned to it, CPU devices read that memory and copy nothing
 _spare: list[bool] = []  # whether `make_cpu_devices` made a spare device
 
 
 def keep_compiled() -> None:
-    """Keeps compiled programs between runs, in the user's cache folder or where JAX_COMPILATION_CACHE_DIR says."""
+    """Keeps compiled programs between runs, in the user's cache folder or where JAX_COMPILATION_CACHE_DIR says.
+
+    If they cannot be read or written there, one line says so, and the run goes on.
+    """
     home = os.path.expanduser("~")
     if jax.config.values["jax_compilation_cache_dir"] is None and home != "~":  # "~": a user who has none
         jax.config.update("jax_compilation_cache_dir", str(Path(home, ".cache", "reptile_jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # a run compiles many small programs
+    show = warnings.showwarning
+
+    def show_once(message: Warning | str, *rest: Any, **named: Any) -> None:
+        failure = re.match(CACHE_FAILURE, str(message))
+        if failure is None:
+            return show(message, *rest, **named)
+        warnings.filterwarnings("ignore", message=CACHE_FAILURE)  # the same would follow for every program
+        folder = jax.config.values["jax_compilation_cache_dir"]
+        return say(
+            f"{folder}: compiled programs cannot be kept there or read ({failure[1]}), so this run compiles its own: "
+            "make room and write access there, or delete the *-cache files in it"
+        )
+
+    warnings.showwarning = show_once
 
 
 def usable_cores() -> int:

@@ -1,4 +1,4 @@
-"""Shows progress as a bar on standard error."""
+"""Shows progress as a bar on standard error, and lines above it."""
 
 import contextlib
 import sys
@@ -22,6 +22,14 @@ class _WhileThere:
             sys.stderr.flush()
 
 
+_STDERR = _WhileThere()
+
+
+def say(line: str) -> None:
+    """Prints a line on standard error, above the bars that are shown there."""
+    tqdm.write(line, file=_STDERR)
+
+
 def progress_bar(name: str, total: int, unit: str, done: int = 0, shown: bool = True) -> tqdm:
     """Returns a bar on standard error with the rate and the time left; if that is a file, it writes twice a minute."""
     interval = 0.2 if sys.stderr.isatty() else 30
@@ -34,5 +42,5 @@ def progress_bar(name: str, total: int, unit: str, done: int = 0, shown: bool = 
         mininterval=interval,
         miniters=1,
         disable=not shown,
-        file=_WhileThere(),
+        file=_STDERR,
     )

@@ -51,13 +51,17 @@ def copy(whole, tmp_path):
     return tmp_path / "run"
 
 
-def go_on(workdir, status=0, first=None):
-    """Starts the run in a workdir again, by its name alone; in a process of its own if that runs a line `first`."""
+def go_on(workdir, status=0, first=None, compiled=None):
+    """Starts the run in a workdir again, by its name alone; in a process of its own if that runs a line `first`.
+
+    Such a process keeps its compiled programs in the folder `compiled`, if that is given.
+    """
     if first is None:
         done = run_here(f"--workdir={workdir}", config=None, cwd=workdir.parent)
     else:
         words = prepared(first, command(f"--workdir={workdir}", config=None))
-        done = subprocess.run(words, capture_output=True, text=True, timeout=600)
+        env = ONE_DEVICE | ({"JAX_COMPILATION_CACHE_DIR": str(compiled)} if compiled else {})
+        done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == status, done.stderr
     assert not any(error in done.stderr for error in ERRORS), done.stderr
     return done
@@ -237,10 +241,11 @@ def test_a_workdir_that_cannot_be_made(tmp_path):
     assert not any(error in failed.stderr for error in ERRORS)
 
 
-def test_a_disk_full_while_saving_leaves_the_checkpoints_before(copy, whole):
+def test_a_disk_full_while_saving_leaves_the_checkpoints_before(copy, whole, tmp_path):
     for later in ("20", "30"):
         shutil.rmtree(copy / "checkpoints" / later)
-    failed = go_on(copy, status=1, first=limit(200_000))
+    failed = go_on(copy, status=1, first=limit(200_000), compiled=tmp_path / "compiled")
+    assert failed.stderr.count("compiled programs cannot be kept there or read ([Errno 27] File too large)") == 1
     last = failed.stderr.splitlines()[-1]
     assert "checkpoints/20 cannot be written" in last and last.endswith("goes on from the newest")
     assert checkpoint.newest(copy) == 10
@@ -248,11 +253,22 @@ def test_a_disk_full_while_saving_leaves_the_checkpoints_before(copy, whole):
     assert ends_as(copy, whole)
 
 
-def test_a_disk_full_while_logging(copy, whole):
+def test_compiled_programs_that_a_kill_left_unfinished(copy, whole, tmp_path):
+    compiled, line = tmp_path / "compiled", "compiled programs cannot be kept there or read ("
+    assert line not in go_on(copy, first="pass", compiled=compiled).stderr
+    for file in compiled.glob("*-cache"):
+        os.truncate(file, file.stat().st_size // 2)
+    (copy / "results.json").unlink()
+    done = go_on(copy, first="pass", compiled=compiled)
+    assert done.stderr.count(line) == 1 and f"{compiled}: {line}" in done.stderr
+    assert "Warning" not in done.stderr and ends_as(copy, whole)
+
+
+def test_a_disk_full_while_logging(copy, whole, tmp_path):
     for later in ("20", "30"):
         shutil.rmtree(copy / "checkpoints" / later)
     size = (copy / "metrics.jsonl").stat().st_size
-    failed = go_on(copy, status=1, first=limit(size // 2))
+    failed = go_on(copy, status=1, first=limit(size // 2), compiled=tmp_path / "compiled")
     assert failed.stderr.splitlines()[-1].startswith(f"error: workdir={copy}: File too large")
     assert checkpoint.newest(copy) == 10
     go_on(copy)
