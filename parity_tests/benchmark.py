@@ -22,7 +22,8 @@ from configs import omniglot_1shot_5way, omniglot_1shot_20way
 from parity_tests import bridge, workloads
 from parity_tests.workloads import EVAL_TASKS, Work
 from reptile_jax.config import ConfigError
-from reptile_jax.devices import TASKS, best_cpu_devices, devices, mesh_of, usable_cores
+from reptile_jax.cores import usable_cores
+from reptile_jax.devices import TASKS, best_cpu_devices, devices, mesh_of
 from reptile_jax.run.evaluate import label_of
 from reptile_jax.run.programs import network_of
 from reptile_jax.tasks import kind_of

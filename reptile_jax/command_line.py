@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from reptile_jax.config import ConfigError, field_names, get_field
+from reptile_jax.devices import MOST_CPU_DEVICES
 from reptile_jax.files import expanded
 from reptile_jax.run import saved_config
 from reptile_jax.run.checkpoint import CheckpointError
@@ -106,7 +107,7 @@ def parse(argv: Sequence[str], modes: Mapping[str, Callable[..., Any]]) -> Asked
         if given["workdir"].value:
             given["workdir"].value = str(expanded(given["workdir"].value))
         _check(given)
-        config, name = _config(given)
+        config, name = _config(given, rest[1:])
         if config is not None:
             config = _overridden(given, config, rest)
         elif fields := list(filter(FIELD.match, rest[1:])):
@@ -117,6 +118,8 @@ def parse(argv: Sequence[str], modes: Mapping[str, Callable[..., Any]]) -> Asked
             _unexpected(rest[1])
     except UnicodeDecodeError as error:
         sys.exit(f"error: flagfile= is not a text file ({error.reason}): write one flag per line into it")
+    except flags.UnrecognizedFlagError as error:
+        sys.exit(f"error: {error}{'' if 'Did you mean' in str(error) else ': --help lists the flags'}")
     except (flags.Error, ConfigError, CheckpointError, WeightsError) as error:
         text = NO_NUMBER.sub("give a whole number", " ".join(str(error).removeprefix("ERROR:: ").split()))
         sys.exit(f"error: {text}")
@@ -144,7 +147,7 @@ def _flags(modes: Mapping[str, Callable[..., Any]]) -> flags.FlagValues:
     flags.DEFINE_integer("process_id", None, text, 0, flag_values=given)
     text = "Folder with one folder of images per class, for --mode=predict."
     flags.DEFINE_string("support", None, text, given)
-    text = "Images to classify: files or folders. More of them may follow"
+    text = "Images to classify: files or folders. More of them may follow."
     flags.DEFINE_multi_string("queries", None, text, given)
     text = "File for the predictions, *.csv or *.jsonl. By default, they are printed."
     flags.DEFINE_string("output", None, text, given)
@@ -154,7 +157,7 @@ def _flags(modes: Mapping[str, Callable[..., Any]]) -> flags.FlagValues:
     flags.DEFINE_string("host", None, text, given)
     flags.DEFINE_integer("port", None, "Port for --mode=demo. The default is 8000.", 1, 65535, flag_values=given)
     text = "XLA devices to divide the CPU into. The default is the number of cores, or fewer if they train as fast."
-    flags.DEFINE_integer("cpu_devices", None, text, 1, 256, flag_values=given)  # XLA cannot compute on 1024
+    flags.DEFINE_integer("cpu_devices", None, text, 1, MOST_CPU_DEVICES, flag_values=given)
     text = "How often --mode=benchmark takes each measurement. The default is 7; 1 is a first look."
     flags.DEFINE_integer("rounds", None, text, 1, flag_values=given)
     return given
@@ -179,8 +182,12 @@ def _check(given: flags.FlagValues) -> None:
         raise ConfigError("--config is given twice: give it once")
 
 
-def _config(given: flags.FlagValues) -> tuple[ConfigDict | None, str]:
-    """Returns the config and its name: from --config, or else from the run to evaluate or continue."""
+def _config(given: flags.FlagValues, rest: Sequence[str]) -> tuple[ConfigDict | None, str]:
+    """Returns the config and its name: from --config, or else from the run to evaluate or continue.
+
+    Raises:
+        ConfigError: neither is given; `rest`, the arguments that are not flags, may hold what was meant.
+    """
     mode, pretrained = given["mode"].value, given["pretrained"].value
     workdir = given["workdir"].value and Path(given["workdir"].value)
     if mode in NEEDED:
@@ -199,8 +206,15 @@ def _config(given: flags.FlagValues) -> tuple[ConfigDict | None, str]:
         return None, mode
     if mode == "parity":
         return _named("quickstart")[0], "quickstart"
-    if mode == "eval" and not workdir:
-        raise ConfigError("mode=eval has nothing to evaluate: give --pretrained=WEIGHTS, or --workdir=DIR of a run")
+    if rest and not FIELD.match(rest[0]):
+        _unexpected(rest[0])
+    if mode == "eval":
+        wrong = (
+            f"workdir={workdir} holds neither a run nor an evaluation"
+            if workdir
+            else "mode=eval has nothing to evaluate"
+        )
+        raise ConfigError(f"{wrong}: give --pretrained=WEIGHTS, or --workdir=DIR of a run")
     if workdir:
         raise ConfigError(f"no config is given, and there is no {workdir}/config.json: give --config=NAME")
     raise ConfigError("no config is given: give --config=NAME, such as --config=quickstart; --help lists all")
@@ -217,10 +231,16 @@ def _named(named: str) -> tuple[ConfigDict, str]:
     if not file.is_file() and file.parent in (Path(), Path("configs")):
         file = CONFIGS / f"{file.name.removesuffix('.py')}.py"  # by its bare name, or from another folder
     if not file.is_file():
-        near = difflib.get_close_matches(Path(path).stem, _configs(), n=1)
-        meant = f"did you mean {near[0]}?" if near else "give PATH.py, or a name that --help lists"
+        if named in SHIPPED:
+            raise ConfigError(
+                f"config={named} names trained weights: give --pretrained={named} to use them, or a config that --help "
+                f"lists to train"
+            )
+        stem, known = Path(path).stem, list(_configs())
+        near = [name for name in known if stem and name.startswith(stem)] or difflib.get_close_matches(stem, known)
+        meant = f"did you mean {' or '.join(near)}?" if near else "give PATH.py, or a name that --help lists"
         raise ConfigError(f"config={named} is neither a file nor a config: {meant}")
-    if file.suffix == ".json":
+    if file.suffix == ".json" and not argument:
         text = file.read_text(errors="replace")
         return saved_config.parse(text, file, _default()), name_of(file.absolute().parent)
     return _loaded(file, argument, named), "_".join(filter(None, (file.stem, argument)))
@@ -295,7 +315,8 @@ def _overridden(given: flags.FlagValues, config: ConfigDict, rest: list[str]) ->
 
 
 def _unexpected(argument: str) -> NoReturn:
-    raise ConfigError(f"unexpected argument {argument}: flags are written --name=value")
+    meant = f"did you mean --config={argument}?" if argument in _configs() else "flags are written --name=value"
+    raise ConfigError(f"unexpected argument {argument}: {meant}")
 
 
 def _default() -> ConfigDict:

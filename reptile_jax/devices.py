@@ -16,12 +16,14 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from reptile_jax.cores import usable_cores
 from reptile_jax.progress import say
 
 # JAX's warning. The process may have been killed while it wrote an entry, or its disk may be full.
 CACHE_FAILURE = r"Error (?:reading|writing) persistent compilation cache entry for '[^']*': \w+: (.*)"
 SEEDS, TASKS = "seeds", "tasks"  # the axes of the mesh
 ALIGNMENT = 64  # bytes; where host memory is aligned to it, CPU devices read that memory and copy nothing
+MOST_CPU_DEVICES = 256  # XLA cannot compute on 1024
 _spare: list[bool] = []  # whether `make_cpu_devices` made a spare device
 
 
@@ -48,21 +50,6 @@ def keep_compiled() -> None:
         )
 
     warnings.showwarning = show_once
-
-
-def usable_cores() -> int:
-    """Returns the number of cores that this process may use: its affinity, and the quota of its container on Linux."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    groups, group = Path("/sys/fs/cgroup"), ""
-    with contextlib.suppress(OSError):
-        group = Path("/proc/self/cgroup").read_text().strip().rpartition("::/")[2]
-    version_1 = [groups / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period")]
-    version_2 = [[folder / "cpu.max"] for folder in (groups / group / "cpu.max").parents]  # each group limits its own
-    for files in (*version_2, version_1):
-        with contextlib.suppress(OSError, ValueError):  # there are no such control groups, or the quota is "max"
-            quota, period = (int(number) for file in files for number in file.read_text().split())
-            cores = min(cores, max(1, quota // period)) if quota > 0 else cores  # -1: no quota
-    return cores
 
 
 def best_cpu_devices(config: ConfigDict, cores: int) -> int:
@@ -102,7 +89,7 @@ def divide_cpu(config: ConfigDict | None = None, spare: bool = False) -> None:
     """
     by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not by_flag and "JAX_NUM_CPU_DEVICES" not in os.environ:
-        cores = usable_cores()
+        cores = min(usable_cores(), MOST_CPU_DEVICES)
         make_cpu_devices(cores if config is None else best_cpu_devices(config, cores), spare)
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image, ImageOps
 
+from reptile_jax.cores import usable_cores
 from reptile_jax.data.folders import Listing, Part, counted, description, folder_of, listed_again, listing
 from reptile_jax.data.images import DataError, Images
 from reptile_jax.files import lock, replace_text
@@ -252,7 +253,7 @@ def _in_order(files: list[tuple[Part, str]], size: int, channels: int) -> Genera
             return np.stack([read(part, file) for part, file in files[start : start + _CHUNK]])
 
         stack.enter_context(warnings.catch_warnings(action="ignore"))  # about large images and broken EXIF data
-        executor = ThreadPoolExecutor(os.cpu_count())
+        executor = ThreadPoolExecutor(usable_cores())
         stack.callback(executor.shutdown, cancel_futures=True)
         chunks = deque(executor.submit(chunk, start) for start in range(0, len(files), _CHUNK))
         while chunks:

@@ -27,6 +27,7 @@ from reptile_jax.config import ConfigError
 from reptile_jax.demo import characters
 from reptile_jax.demo.answers import EXAMPLES, QUERIES, Answers, Question, RefusedError, silence_warnings
 from reptile_jax.demo.limits import Guard, refused
+from reptile_jax.run.pretrained import find
 
 STATIC = Path(__file__).parent / "static"
 FILE_BYTES = 20 * 2**20  # size of the largest image file
@@ -226,6 +227,7 @@ def serve(named: str, host: str, port: int) -> None:
     """
     silence_warnings()
     with contextlib.closing(bound(host, port)) as listening:
+        find(named)  # an error about the name comes before the line that asks to wait
         print(f"Loading {named} and compiling for every number of examples", flush=True)
         answers = Answers(named)
         application = app(answers, characters.load(answers.learner.config), host)

@@ -5,6 +5,7 @@
 writes the weights file of a run, or of one seed of a run of several.
 """
 
+import difflib
 import json
 import os
 import sys
@@ -153,14 +154,21 @@ def source_of(found: Found, workdir: Path) -> str:
 
 def evaluated(workdir: Path) -> str | Path:
     """Returns the weights, as `load` takes them, that a separate evaluation used; for a run, returns its folder."""
-    results = workdir / "results.json"
-    if is_run(workdir) or not results.exists():
-        return workdir
-    try:
-        source = json.loads(results.read_text())["weights"]["source"]
-    except (ValueError, KeyError, TypeError):
+    source = evaluated_source(workdir)
+    if source is None:
         return workdir
     return source if source in SHIPPED else (workdir / source).resolve()
+
+
+def evaluated_source(workdir: Path) -> str | None:
+    """Returns what `source_of` said of the weights of a separate evaluation; None if the folder holds none."""
+    results = workdir / "results.json"
+    if is_run(workdir) or not results.exists():
+        return None
+    try:
+        return json.loads(results.read_text())["weights"]["source"]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def is_run(workdir: Path) -> bool:
@@ -184,9 +192,10 @@ def _existing(named: str | Path) -> Path:
     """
     if (path := expanded(named)).is_dir() and (path.name != checkpoint.FOLDER or is_run(path)):
         return path
+    near = [name for name in difflib.get_close_matches(str(named), SHIPPED, n=1) if name != str(named)]
     raise CheckpointError(
         f"{named} holds no checkpoint: name a workdir that was trained in, one of its {checkpoint.FOLDER}/*, a weights "
-        f"file, or what is shipped ({', '.join(sorted(SHIPPED))})"
+        f"file, or what is shipped ({', '.join(sorted(SHIPPED))}){f'; did you mean {near[0]}?' if near else ''}"
     )
 
 
@@ -199,7 +208,7 @@ def load_for(config: ConfigDict, found: Found, mesh: Mesh) -> MetaState:
             split of the same data.
     """
     saved, named = found.config, found.named
-    for field in ("classes", "sgd", "num_seeds", "model.name", "model.filters", "data.size", "data.channels"):
+    for field in ("model.name", "model.filters", "classes", "sgd", "num_seeds", "data.size", "data.channels"):
         before, now = get_field(saved, field), get_field(config, field)
         if before != now:
             raise ConfigError(

@@ -26,7 +26,7 @@ from reptile_jax.run.evaluate import evaluate, label_of
 from reptile_jax.run.interrupt import DISPATCH, Interrupted, Stop, stop_on_signal
 from reptile_jax.run.metrics import MetricsWriter, read_rows
 from reptile_jax.run.not_finite import bad_tasks
-from reptile_jax.run.pretrained import Found, evaluated, find, is_run, load_for, same_data, source_of
+from reptile_jax.run.pretrained import Found, evaluated, evaluated_source, find, is_run, load_for, same_data, source_of
 from reptile_jax.run.programs import initial_states, train_program
 from reptile_jax.tasks import Data, kind_of
 
@@ -67,6 +67,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, pretrained: str 
         raise ConfigError(
             f"workdir={workdir} does not hold the same run in every process: name one on a disk that all of them share"
         )
+    _check_not_evaluated(workdir, None)
     found = None
     if newest is not None:
         found = find(workdir / checkpoint.FOLDER / str(newest))._replace(named=workdir)
@@ -115,6 +116,7 @@ def evaluate_only(config: ConfigDict, workdir: str | Path, pretrained: str | Pat
     states = load_for(config, found, mesh)
     if is_run(workdir):
         _check_own(config, workdir, found)
+    _check_not_evaluated(workdir, source_of(found, workdir))
     with together():
         data = kind_of(config).load(config, mesh)
     same_data(config, found, data.fingerprint)
@@ -123,6 +125,19 @@ def evaluate_only(config: ConfigDict, workdir: str | Path, pretrained: str | Pat
         print(f"{workdir} is read-only: the results are printed, and not kept.", file=sys.stderr)
     with _held(workdir) if kept else contextlib.nullcontext(), stop_on_signal() as stop:
         return evaluate(config, workdir if kept else None, data, states, mesh, stop, source_of(found, workdir))
+
+
+def _check_not_evaluated(workdir: Path, source: str | None) -> None:
+    """Checks that a workdir has no results of a separate evaluation, unless it was of the weights `source`.
+
+    Raises:
+        ConfigError: the results would be replaced.
+    """
+    if (before := evaluated_source(workdir)) not in (None, source):
+        raise ConfigError(
+            f"workdir={workdir} holds an evaluation of {before}, whose results those of {source or 'this run'} would "
+            f"replace: name another workdir"
+        )
 
 
 def _check_own(config: ConfigDict, workdir: Path, found: Found) -> None:

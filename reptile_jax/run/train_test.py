@@ -98,6 +98,20 @@ def test_evaluating_a_saved_run_gives_the_results_of_the_run(finished, tmp_path)
     assert early["meta_iters"] == 4 and measured(early) != measured(results)
 
 
+def test_an_evaluation_is_replaced_only_by_one_of_the_same_weights(finished, tmp_path):
+    workdir, early = finished[0], finished[0] / "checkpoints" / "4"
+    train.evaluate_only(small(eval_samples=2), tmp_path, early)
+    before = (tmp_path / "results.json").read_text()
+    for attempt in (
+        lambda: train.evaluate_only(small(), tmp_path, workdir),
+        lambda: train.train_and_evaluate(small(), tmp_path),
+    ):
+        with pytest.raises(ConfigError, match=r"holds an evaluation of .*checkpoints/4, .*: name another workdir"):
+            attempt()
+    assert (tmp_path / "results.json").read_text() == before and not (tmp_path / "config.json").exists()
+    assert train.evaluate_only(small(), tmp_path, early)["test"]["inductive"]["1"]["tasks"] == 12
+
+
 def test_pretrained_weights_start_a_new_run_at_iteration_zero(finished, tmp_path):
     workdir, _ = finished
     train.train_and_evaluate(small(meta_iters=1), tmp_path / "on", pretrained=workdir)

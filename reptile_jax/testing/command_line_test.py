@@ -88,7 +88,7 @@ TABLE = [
     ("--pretrained=nowhere", "nowhere holds no checkpoint: name a workdir"),
     (
         "--pretrained=omniglot_5wya",
-        f"weights file, or what is shipped ({', '.join(sorted(runs.WITH_WEIGHTS))})",
+        f"weights file, or what is shipped ({', '.join(sorted(runs.WITH_WEIGHTS))}); did you mean omniglot_5way?",
     ),
 ]
 
@@ -110,6 +110,13 @@ WITHOUT_A_CONFIG = [
     ("--config=", "config= is empty"),
     ("--config", "Missing value for flag --config"),
     ("--config=quikstart", "config=quikstart is neither a file nor a config: did you mean quickstart?"),
+    ("--config=omniglot_fast", "a config: did you mean omniglot_fast_20way or omniglot_fast_5way?"),
+    ("--config=omniglot_5way", "config=omniglot_5way names trained weights: give --pretrained=omniglot_5way to use"),
+    (f"--config={runs.RESULTS / 'omniglot_fast_5way' / 'config.json'}:1", "config.json:1 is not a Python file"),
+    ("quickstart", "unexpected argument quickstart: did you mean --config=quickstart?"),
+    ("help --config.classes=5", "unexpected argument help: flags are written --name=value"),
+    ("--helpp", "Unknown command line flag 'helpp': --help lists the flags"),
+    ("--mode=eval --workdir=x", "workdir=x holds neither a run nor an evaluation: give --pretrained=WEIGHTS"),
     (
         "--config=nowhere.py",
         "config=nowhere.py is neither a file nor a config: give PATH.py, or a name that --help lists",

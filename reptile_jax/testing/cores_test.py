@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from reptile_jax import devices
-from reptile_jax.devices import best_cpu_devices, usable_cores
+import main
+from reptile_jax import command_line
+from reptile_jax.cores import usable_cores
+from reptile_jax.devices import best_cpu_devices
 from reptile_jax.testing.eight_devices import distance
 from reptile_jax.testing.small_runs import SMALL, run, same_bits, small, state_of
 
@@ -31,7 +34,7 @@ def test_devices_by_cores(fields, by_cores):
 
 
 def test_the_cores_are_those_that_the_process_may_use():
-    code = "import os; from reptile_jax.devices import usable_cores as n; print(n())"
+    code = "import os; from reptile_jax.cores import usable_cores as n; print(n())"
     one = f"import os; os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}}); {code}"
     here, there = (
         int(subprocess.run([sys.executable, "-c", text], capture_output=True, check=True, text=True).stdout)
@@ -64,9 +67,56 @@ def test_the_quota_of_a_container(monkeypatch, version, quota, cores):
             raise FileNotFoundError(path)
         return files[version][str(path)]
 
-    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(devices.Path, "read_text", read_text)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr("reptile_jax.cores.Path.read_text", read_text)
     assert usable_cores() == cores
+
+
+def test_the_cores_of_a_system_that_has_no_affinity_and_no_control_groups(monkeypatch):
+    """macOS is such a system."""
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("reptile_jax.cores.Path.read_text", Path("/nowhere").open)
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    assert usable_cores() == 6
+
+
+@pytest.mark.parametrize(
+    ("flags", "variables", "made"),
+    [
+        ("--config=quickstart", {}, [(5, True)]),  # five tasks; the spare device is for the curves
+        ("--mode=eval --pretrained=omniglot_5way", {}, [(8, False)]),
+        ("--mode=benchmark", {}, [(8, True)]),
+        ("--config=quickstart --cpu_devices=3", {}, [(3, True)]),
+        ("--mode=eval --pretrained=omniglot_5way --cpu_devices=3", {}, [(3, False)]),
+        ("--mode=benchmark --cpu_devices=3", {}, [(3, True)]),
+        ("--config=quickstart --distributed", {}, []),
+        ("--mode=parity", {}, []),
+        ("--mode=demo --pretrained=omniglot_5way", {}, []),
+        ("--config=quickstart", {"JAX_NUM_CPU_DEVICES": "2"}, []),
+        ("--config=quickstart", {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}, []),
+        ("--config=quickstart", {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}, [(5, True)]),
+    ],
+)
+def test_the_devices_of_each_mode_on_eight_cores(monkeypatch, flags, variables, made):
+    assert devices_made(monkeypatch, 8, flags, variables) == made
+
+
+def test_more_cores_than_xla_can_have_as_devices(monkeypatch):
+    assert devices_made(monkeypatch, 1000, "--mode=eval --pretrained=omniglot_5way", {}) == [(256, False)]
+
+
+def devices_made(monkeypatch, cores, flags, variables):
+    """Returns the numbers of devices that main.py makes, each with whether it makes a spare one."""
+    for name in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    made = []
+    for module in ("main", "reptile_jax.devices"):
+        monkeypatch.setattr(f"{module}.make_cpu_devices", lambda number, spare=False: made.append((number, spare)))
+    monkeypatch.setattr("reptile_jax.devices.usable_cores", lambda: cores)
+    main.make_devices(command_line.parse(["main.py", *flags.split()], main.MODES))
+    return made
 
 
 def test_a_run_goes_on_with_another_number_of_devices_and_says_so(tmp_path):

@@ -88,3 +88,13 @@ def test_every_rung_is_in_the_table():
     assert [row[:2] for row in rows] == [(rung.name, rung.precision) for rung in RUNGS]
     for (_, _, tolerance, difference), rung in zip(rows, RUNGS, strict=True):
         assert float(tolerance) == rung.tolerance >= float(difference)
+
+
+def test_make_targets_and_test_files_that_are_shown_exist():
+    makefile = (ROOT / "Makefile").read_text().replace("$(VENV)", ".venv")
+    code = "\n".join(code for text in readmes().values() for code in CODE.findall(text))
+    targets_shown = set(re.findall(r"(?m)(?:^ *|`|time |=DIR )make ([\w./-]+)", code))
+    assert {"quickstart", "soak", ".venv/installed"} <= targets_shown
+    assert targets_shown <= set(re.findall(r"(?m)^([\w./-]+):", makefile))
+    files = set(re.findall(r"\b[\w/]+_test\.py\b", code))
+    assert files and all((ROOT / file).exists() for file in files if "/" in file), files

@@ -8,7 +8,7 @@ import pytest
 from reptile_jax.testing.small_runs import MAIN
 
 PACKAGE = MAIN.parent / "reptile_jax"
-BOTTOM = ("devices", "files", "figures", "progress")  # modules that all others may import
+BOTTOM = ("devices", "cores", "files", "figures", "progress")  # modules that all others may import
 MAY_IMPORT: dict[str, set[str]] = {
     **{module: set() for module in BOTTOM},
     "config": {"data", "networks"},
