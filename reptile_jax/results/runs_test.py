@@ -201,7 +201,7 @@ def test_an_evaluation_alone_replaces_no_run_and_is_of_shipped_weights(on_images
     with pytest.raises(ValueError, match=r"holds an evaluation alone, and .* a run: give the workdir another name"):
         runs.keep(other)
     assert {file: file.read_bytes() for file in (results / "photos").iterdir()} == before
-    own = other.rename(tmp_path / "own")
+    own = tmp_path / "own"
     assert typed(*evaluate[:2], f"--workdir={own}", "--pretrained=runs/photos", cwd=tmp_path).returncode == 0
     with pytest.raises(
         ValueError, match=r"holds an evaluation of .*runs/photos/checkpoints/4: evaluate shipped weights"

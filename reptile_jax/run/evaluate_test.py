@@ -158,9 +158,9 @@ def test_weights_that_are_not_finite_are_an_error(folder):
 def test_a_home_folder_may_be_written_as_a_tilde(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder))
     pretrained.export("~/runs/own", folder / "own.safetensors")
-    for named in ("~/runs/own", "~/runs/own/checkpoints/12", "~/own.safetensors"):
-        evaluated(f"--pretrained={named}", "--workdir=~/evaluated", cwd=folder)
-        assert results_of(folder / "evaluated")["meta_iters"] == 12
+    for place, named in {"a": "~/runs/own", "b": "~/runs/own/checkpoints/12", "c": "~/own.safetensors"}.items():
+        evaluated(f"--pretrained={named}", f"--workdir=~/{place}", cwd=folder)
+        assert results_of(folder / place)["meta_iters"] == 12
         Learner(named)
     assert evaluated("--config=~/runs/own/config.json", "--workdir=~/runs/own", cwd=folder)
     assert train.evaluate_only(small(), "~/runs/own")["meta_iters"] == 12
