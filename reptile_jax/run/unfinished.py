@@ -14,6 +14,7 @@ import numpy as np
 from reptile_jax.config import ConfigError
 from reptile_jax.devices import is_main, same_everywhere, together
 from reptile_jax.files import replace_bytes
+from reptile_jax.progress import say
 
 FILE = "unfinished_evaluation"  # inside a workdir; a hash of what is evaluated follows
 SECONDS = 30.0  # between two writes of the file
@@ -99,7 +100,7 @@ class Unfinished:
         except OSError as error:
             if at_once:
                 raise
-            print(f"{self._file} cannot be written ({error.strerror}): the evaluation goes on", file=sys.stderr)
+            say(f"{self._file} cannot be written ({error.strerror}): the evaluation goes on")
 
     def remove(self) -> None:
         """Removes the files of all unfinished evaluations in the workdir, once there are results."""
