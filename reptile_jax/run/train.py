@@ -113,10 +113,11 @@ def evaluate_only(config: ConfigDict, workdir: str | Path, pretrained: str | Pat
     validate(config)
     workdir, mesh = expanded(workdir), _devices(config)
     found = find(pretrained or evaluated(workdir))
+    source = source_of(found, workdir)
     states = load_for(config, found, mesh)
     if is_run(workdir):
         _check_own(config, workdir, found)
-    _check_not_evaluated(workdir, source_of(found, workdir))
+    _check_not_evaluated(workdir, source)
     with together():
         data = kind_of(config).load(config, mesh)
     same_data(config, found, data.fingerprint)
@@ -124,7 +125,7 @@ def evaluate_only(config: ConfigDict, workdir: str | Path, pretrained: str | Pat
     if not kept and is_main():
         print(f"{workdir} is read-only: the results are printed, and not kept.", file=sys.stderr)
     with _held(workdir) if kept else contextlib.nullcontext(), stop_on_signal() as stop:
-        return evaluate(config, workdir if kept else None, data, states, mesh, stop, source_of(found, workdir))
+        return evaluate(config, workdir if kept else None, data, states, mesh, stop, source)
 
 
 def _check_not_evaluated(workdir: Path, source: str | None) -> None:
