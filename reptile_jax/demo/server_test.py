@@ -20,6 +20,7 @@ from reptile_jax.demo import characters, server
 from reptile_jax.demo.answers import Answers, Question
 from reptile_jax.predict.learner import Learner
 from reptile_jax.run import pretrained, weights_file
+from reptile_jax.run.checkpoint import CheckpointError
 
 JSON = {"Content-Type": "application/json"}
 
@@ -122,6 +123,12 @@ def test_a_damaged_copy_of_omniglot_is_not_replaced_by_glyphs(answers, monkeypat
 def test_an_address_that_is_none(host):
     with pytest.raises(ConfigError, match=f"the server cannot listen on host={host} port=0"):
         server.bound(host, 0)
+
+
+def test_a_wrong_name_is_told_before_the_line_that_asks_to_wait(capsys):
+    with pytest.raises(CheckpointError, match="omniglot_5wya"):
+        server.serve("omniglot_5wya", "127.0.0.1", 0)
+    assert capsys.readouterr().out == ""
 
 
 BAD = [
