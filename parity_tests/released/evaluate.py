@@ -9,19 +9,20 @@ import argparse
 import json
 import random
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from parity_tests.released.make import VARIABLES, released_modules
+from parity_tests.released.make import loaded, released_modules
 
 PROTOCOLS = "transductive", "inductive"
 
 
-def accuracies(modules: tuple[Any, Any, Any, Any], drawings: Path, weights: Path, shots: int, tasks: int) -> list[str]:
-    """Returns a line for each protocol: the mean accuracy on test tasks, and half its 95% interval, in per cent."""
+def accuracies(modules: tuple[Any, Any, Any, Any], drawings: Path, weights: Path, tasks: int) -> Iterator[str]:
+    """Yields a line for each shot count and protocol: mean accuracy and half its 95% interval, in per cent."""
     from safetensors import safe_open  # in the environment of TensorFlow, which the tests do not have
 
     tf, models, reptile, _ = modules
@@ -31,38 +32,35 @@ def accuracies(modules: tuple[Any, Any, Any, Any], drawings: Path, weights: Path
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if config.get("zero_head") or config.get("balanced"):  # a file of an earlier version lacks these fields
         sys.exit(f"error: {weights} was trained with zero_head or balanced, which the released code does not have")
-    random.seed(config["seed"])
-    _, test = omniglot.split_dataset(omniglot.read_dataset(str(drawings)))
     with tf.Graph().as_default(), tf.Session() as session:
         optimizer = tf.train.AdamOptimizer(config["learning_rate"], beta1=0)
         model = models.OmniglotModel(config["classes"], optimizer=lambda: optimizer)
         learners = {name: reptile.Reptile(session, transductive=name == "transductive") for name in PROTOCOLS}
-        session.run(tf.global_variables_initializer())  # the convolutions' biases are zero and have no effect
-        for name, variable in zip(VARIABLES, tf.trainable_variables(), strict=True):
-            if f"params/{name}" in tensors:
-                variable.load(tensors[f"params/{name}"], session)
-                optimizer.get_slot(variable, "v").load(tensors[f"second_moment/{name}"], session)
+        trained = {name.removeprefix("params/"): x for name, x in tensors.items() if name.startswith("params/")}
+        for name, variable in loaded(tf, session, trained).items():
+            optimizer.get_slot(variable, "v").load(tensors[f"second_moment/{name}"], session)
         optimizer._get_beta_accumulators()[1].load(0.999 ** tensors["count"], session)
-        lines = []
-        for name, learner in learners.items():
-            correct = [
-                learner.evaluate(
-                    test,
-                    model.input_ph,
-                    model.label_ph,
-                    model.minimize_op,
-                    model.predictions,
-                    num_classes=config["classes"],
-                    num_shots=shots,
-                    inner_batch_size=config["eval_batch"],
-                    inner_iters=config["eval_iters"],
-                    replacement=config["replacement"],
-                )
-                for _ in range(tasks)
-            ]
-            percent = 100 * np.array(correct) / config["classes"]
-            lines.append(f"{shots}-shot, {name}: {percent.mean():.2f} ± {1.96 * percent.std() / tasks**0.5:.2f}")
-        return lines
+        for shots in (1, 5):
+            random.seed(config["seed"])  # as at the start of the released program
+            _, test = omniglot.split_dataset(omniglot.read_dataset(str(drawings)))
+            for name, learner in learners.items():
+                correct = [
+                    learner.evaluate(
+                        test,
+                        model.input_ph,
+                        model.label_ph,
+                        model.minimize_op,
+                        model.predictions,
+                        num_classes=config["classes"],
+                        num_shots=shots,
+                        inner_batch_size=config["eval_batch"],
+                        inner_iters=config["eval_iters"],
+                        replacement=config["replacement"],
+                    )
+                    for _ in range(tasks)
+                ]
+                percent = 100 * np.array(correct) / config["classes"]
+                yield f"{shots}-shot, {name}: {percent.mean():.2f} ± {1.96 * percent.std() / tasks**0.5:.2f}"
 
 
 def main() -> None:
@@ -77,9 +75,8 @@ def main() -> None:
         if not path.exists():
             parser.error(f"there is no {path}")
     modules = released_modules(arguments.checkout)
-    for shots in (1, 5):
-        for line in accuracies(modules, arguments.data, arguments.weights, shots, arguments.tasks):
-            print(line, flush=True)
+    for line in accuracies(modules, arguments.data, arguments.weights, arguments.tasks):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

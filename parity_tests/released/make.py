@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from parity_tests.released import record
-from parity_tests.released.record import Case, Results
+from parity_tests.released.record import Arrays, Case, Results
 
 LAYERS = [("conv", "kernel"), ("conv", "bias"), ("norm", "scale"), ("norm", "bias")]
 VARIABLES = [f"{layer}_{i}/{name}" for i in range(4) for layer, name in LAYERS] + ["dense/kernel", "dense/bias"]
@@ -36,6 +36,16 @@ def released_modules(checkout: Path) -> tuple[Any, Any, Any, Any]:
     return tf, models, reptile, variables
 
 
+def loaded(tf: Any, session: Any, weights: Arrays) -> dict[str, Any]:
+    """Gives the variables of the session's graph their first values, and returns those that `weights` has, by name."""
+    session.run(tf.global_variables_initializer())  # the convolutions' biases are zero and have no effect
+    in_order = zip(VARIABLES, tf.trainable_variables(), strict=True)
+    variables = {name: variable for name, variable in in_order if name in weights}
+    for name, variable in variables.items():
+        variable.load(weights[name], session)
+    return variables
+
+
 def compute(modules: tuple[Any, Any, Any, Any], case: Case) -> Results:
     """Computes a case with the released code."""
     tf, models, reptile, variables = modules
@@ -52,11 +62,7 @@ def compute(modules: tuple[Any, Any, Any, Any], case: Case) -> Results:
         learner = (reptile.FOML if case["foml"] else reptile.Reptile)(
             session, pre_step_op=variables.weight_decay(case["weight_decay"])
         )
-        session.run(tf.global_variables_initializer())  # the convolutions' biases are zero and have no effect
-        in_order = zip(VARIABLES, tf.trainable_variables(), strict=True)
-        weights = {name: variable for name, variable in in_order if name in given.weights}
-        for name, variable in weights.items():
-            variable.load(given.weights[name], session)
+        weights = loaded(tf, session, given.weights)
 
         queries = list(given.queries)
         batches = [queries, *([*given.support, query] for query in queries)]
