@@ -7,9 +7,11 @@ data.
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -74,27 +76,36 @@ class Soak:
         """Starts the run and kills it at a moment.
 
         Raises:
-            RuntimeError: the run was past that moment in every attempt.
+            RuntimeError: every attempt missed the moment. The run is then as it was before.
         """
         for _ in range(ATTEMPTS):
-            if moment == "evaluation":
-                (self._part / "learning_curve.png").unlink(missing_ok=True)  # drawn again where evaluation begins
-            enough = self._checkpoints() + self._random.randint(0, AHEAD.get(moment, 0))
-            command = [sys.executable, str(MAIN), *self._fields, f"--workdir={self._part}"]
-            quiet = subprocess.DEVNULL
-            with subprocess.Popen(command, start_new_session=True, stdout=quiet, stderr=quiet) as process:
-                while process.poll() is None and not (self._moments[moment]() and self._checkpoints() >= enough):
-                    time.sleep(0.0005)
-                time.sleep(self._random.uniform(0, DELAYS[moment]))
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-            if process.returncode == -signal.SIGKILL and self._moments[moment]():
-                there = sorted(path.name for path in (self._part / "checkpoints").glob("*"))
-                self.log.append(f"{moment}: killed with checkpoints {', '.join(there) or 'none'}")
-                print(self.log[-1], flush=True)
-                return
-            (self._part / "results.json").unlink(missing_ok=True)
+            with tempfile.TemporaryDirectory() as before:
+                shutil.copytree(self.folder, before, dirs_exist_ok=True)
+                if self._killed(moment):
+                    there = sorted(path.name for path in (self._part / "checkpoints").glob("*"))
+                    self.log.append(f"{moment}: killed with checkpoints {', '.join(there) or 'none'}")
+                    print(self.log[-1], flush=True)
+                    return
+                shutil.rmtree(self.folder)  # because a run that is past a moment never comes to it again
+                shutil.copytree(before, self.folder)
         raise RuntimeError(f"the run was never killed in {moment}")
+
+    def _killed(self, moment: str) -> bool:
+        """Starts the run, waits until it ends or is killed, and returns whether the kill hit the moment."""
+        if moment == "evaluation":
+            (self._part / "learning_curve.png").unlink(missing_ok=True)  # drawn again where evaluation begins
+        enough = self._checkpoints() + self._random.randint(0, AHEAD.get(moment, 0))
+        command = [sys.executable, str(MAIN), *self._fields, f"--workdir={self._part}"]
+        quiet, now = subprocess.DEVNULL, self._moments[moment]
+        with subprocess.Popen(command, start_new_session=True, stdout=quiet, stderr=quiet) as process:
+            while process.poll() is None:
+                if now() and self._checkpoints() >= enough:
+                    time.sleep(self._random.uniform(0, DELAYS[moment]))
+                    if now():
+                        os.killpg(process.pid, signal.SIGKILL)
+                        process.wait()
+                time.sleep(0.0005)
+        return process.returncode == -signal.SIGKILL and now()
 
     def same(self) -> list[str]:
         """Returns what differs between the runs: checkpoints, metrics or results, without times."""
