@@ -16,7 +16,7 @@ from reptile_jax.run import evaluate, pretrained, train, weights_file
 from reptile_jax.run.checkpoint import CheckpointError
 from reptile_jax.run.programs import eval_program, initial_states
 from reptile_jax.tasks import kind_of
-from reptile_jax.testing.small_runs import small, state_of, typed
+from reptile_jax.testing.small_runs import content_of, small, state_of, typed
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def results_of(workdir):
     return json.loads((workdir / "results.json").read_text())
 
 
-def content_of(workdir):
-    return {path: path.read_bytes() for path in sorted(workdir.rglob("*")) if path.is_file() and path.name != ".lock"}
+def unlocked_content_of(workdir):
+    return {path: content for path, content in content_of(workdir).items() if path.name != ".lock"}
 
 
 def evaluated(*flags, cwd):
@@ -69,9 +69,9 @@ def test_an_evaluation_never_replaces_the_results_of_another_run(folder, named):
     run = folder / "runs" / "own"
     train.train_and_evaluate(small(meta_iters=4), folder / "runs" / "other")
     pretrained.export(folder / "runs" / "other", folder / "other.safetensors")
-    before = content_of(run)
+    before = unlocked_content_of(run)
     refused = typed("--mode=eval", f"--pretrained={named}", "--workdir=runs/own", cwd=folder)
-    assert refused.returncode == 1 and content_of(run) == before
+    assert refused.returncode == 1 and unlocked_content_of(run) == before
     assert refused.stderr == (
         f"error: workdir=runs/own holds a run of its own, whose results those of {named} would replace: name another "
         "one\n"
@@ -79,16 +79,16 @@ def test_an_evaluation_never_replaces_the_results_of_another_run(folder, named):
     (run / "results.json").unlink()
     evaluated("--pretrained=runs/own", "--workdir=runs/own", cwd=folder)
     evaluated("--pretrained=runs/own/checkpoints/12", "--workdir=runs/own", cwd=folder)
-    assert content_of(run) == before
+    assert unlocked_content_of(run) == before
 
 
 def test_an_evaluation_in_another_way_never_replaces_the_results_of_its_run(folder):
     """Fields that do not change the training may be other ones; the rest is evaluated in a folder of its own."""
     run = folder / "runs" / "own"
-    before = content_of(run)
+    before = unlocked_content_of(run)
     for named in ("--workdir=runs/own", "--pretrained=runs/own --workdir=runs/own"):
         refused = typed("--mode=eval", *named.split(), "--config.learning_rate=0.5", cwd=folder)
-        assert refused.returncode == 1 and content_of(run) == before
+        assert refused.returncode == 1 and unlocked_content_of(run) == before
         assert refused.stderr == (
             "error: workdir=runs/own holds a run whose results this evaluation would replace (learning_rate: 0.001 -> "
             "0.5): keep its fields, or give --pretrained=runs/own --workdir=ANOTHER\n"
@@ -129,10 +129,10 @@ def test_a_run_on_a_disk_that_is_read_only(folder, tmp_path):
     try:
         run = shutil.copytree(folder / "runs" / "own", disk / "run")
         shown = evaluated(f"--workdir={run}", cwd=folder)
-        before = content_of(run)
+        before = unlocked_content_of(run)
         assert mount("-o", "remount,ro", disk).returncode == 0
         done = typed("--mode=eval", f"--workdir={run}", cwd=folder)
-        assert done.returncode == 0 and done.stdout == shown and content_of(run) == before
+        assert done.returncode == 0 and done.stdout == shown and unlocked_content_of(run) == before
         assert f"{run} is read-only: the results are printed, and not kept." in done.stderr
     finally:
         subprocess.run(["umount", disk], check=True)

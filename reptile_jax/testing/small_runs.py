@@ -61,6 +61,10 @@ def state_of(workdir, config):
     return checkpoints.restore(iteration, programs.state_shapes(config, mesh_of(config)))
 
 
+def content_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def same_bits(a, b):
     return all(
         np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)

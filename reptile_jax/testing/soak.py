@@ -103,7 +103,7 @@ class Soak:
                     time.sleep(self._random.uniform(0, DELAYS[moment]))
                     if now():
                         os.killpg(process.pid, signal.SIGKILL)
-                        process.wait()
+                        break
                 time.sleep(0.0005)
         return process.returncode == -signal.SIGKILL and now()
 

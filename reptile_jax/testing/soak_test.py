@@ -6,6 +6,7 @@ import os
 import pytest
 
 from reptile_jax.testing import soak as soak_module
+from reptile_jax.testing.small_runs import content_of
 from reptile_jax.testing.soak import FIELDS, Soak, soak
 
 KILLS = {"data preparation": 1, "checkpoint write": 1, "training": 1, "evaluation": 1}
@@ -26,15 +27,11 @@ def test_killed_at_every_kind_of_moment_a_run_ends_as_if_never_killed(tmp_path):
 def test_an_attempt_that_misses_its_moment_leaves_the_run_as_it_was(tmp_path, monkeypatch):
     runs = Soak(tmp_path / "soak", None, SHORTER | {"eval_samples": 20})
     runs.kill("training")
-    before = _files(tmp_path)
+    before = content_of(tmp_path)
     monkeypatch.setattr(soak_module, "ATTEMPTS", 1)
     monkeypatch.setitem(runs._moments, "training", lambda: False)  # so the run goes on to its end
     with pytest.raises(RuntimeError, match="never killed in training"):
         runs.kill("training")
-    assert _files(tmp_path) == before
+    assert content_of(tmp_path) == before
     runs.run("part")
-    assert _files(tmp_path) != before
-
-
-def _files(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert content_of(tmp_path) != before
