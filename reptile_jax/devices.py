@@ -103,17 +103,18 @@ def spare_device() -> jax.Device | None:
     return jax.devices()[-1] if any(_spare) and jax.default_backend() == "cpu" else None
 
 
-def mesh_of(config: ConfigDict, of: Sequence[jax.Device] | None = None) -> Mesh:
+def mesh_of(config: ConfigDict, of: Sequence[jax.Device] | None = None, training: bool = True) -> Mesh:
     """Returns devices, by default all of every process but the spare one, as a grid [seeds, tasks].
 
     The number of rows is the largest that divides both the number of seeds and the number of devices. The devices of a
-    row share the tasks of its seeds. If tasks pass the second moment on to the next task, one device of each row does
-    all the work, and the others are idle.
+    row share the tasks of its seeds. If training passes the second moment from task to task, one device of each row
+    does all of it, and the others are idle; a mesh for evaluation alone has all devices.
     """
     used = devices() if of is None else of
     rows = math.gcd(config.num_seeds, len(used))
     grid = np.array(used).reshape(rows, -1)
-    return Mesh(grid[:, :1] if config.inner_state == "sequential" else grid, (SEEDS, TASKS))
+    one_of_row = training and config.inner_state == "sequential"
+    return Mesh(grid[:, :1] if one_of_row else grid, (SEEDS, TASKS))
 
 
 def at_once(config: ConfigDict) -> bool:

@@ -168,9 +168,14 @@ def test_flags_of_several_processes(tmp_path, flags, fields, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_sequential_tasks_use_one_device_and_say_so(tmp_path):
-    fields = FIELDS | {"meta_iters": 1, "inner_state": "sequential"}
-    (status, _, err), *_ = finish(start(1, tmp_path, **fields))
+def test_sequential_tasks_train_on_one_device_and_say_so(tmp_path):
+    fields, results = FIELDS | {"meta_iters": 1, "inner_state": "sequential"}, tmp_path / "one" / "results.json"
+    (status, _, err), *_ = finish(start(1, tmp_path, "--workdir=one", **fields))
     assert status == 0 and "inner_state=sequential passes the second moment from task to task: 1 of 8 devices" in err
     for status, _, err in finish(start(2, tmp_path, "--workdir=two", **fields)):
         assert status == 1 and "error: inner_state='sequential' passes the second moment" in err
+    of_one_device = json.loads(results.read_text())
+    results.unlink()
+    for status, _, err in finish(start(2, tmp_path, "--mode=eval", "--workdir=one", config=None)):
+        assert status == 0 and "passes the second moment" not in err  # every device evaluates
+    assert json.loads(results.read_text())["test"] == of_one_device["test"]

@@ -111,7 +111,7 @@ def evaluate_only(config: ConfigDict, workdir: str | Path, pretrained: str | Pat
     checkpoint, or the results of an evaluation, whose weights are then evaluated again.
     """
     validate(config)
-    workdir, mesh = expanded(workdir), _devices(config)
+    workdir, mesh = expanded(workdir), mesh_of(config, training=False)
     found = find(pretrained or evaluated(workdir))
     source = source_of(found, workdir)
     states = load_for(config, found, mesh)
@@ -182,7 +182,7 @@ def _held(workdir: Path) -> Iterator[None]:
 
 
 def _devices(config: ConfigDict) -> Mesh:
-    """Returns the devices of the run, and says if the run cannot use all of them."""
+    """Returns the devices of training, and says if it cannot use all of them."""
     mesh = mesh_of(config)
     if (used := mesh.size) < (there := len(devices())):
         if jax.process_count() > 1:

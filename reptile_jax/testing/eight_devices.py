@@ -55,7 +55,9 @@ def test_the_meshes():
     shapes = lambda **fields: mesh_of(small(**fields)).devices.shape  # noqa: E731
     assert shapes() == shapes(num_seeds=3) == (1, 8)
     assert shapes(num_seeds=4) == (4, 2) and shapes(num_seeds=16) == (8, 1) and shapes(num_seeds=6) == (2, 4)
-    assert shapes(inner_state="sequential") == (1, 1) and shapes(inner_state="sequential", num_seeds=4) == (4, 1)
+    one_after_the_other = small(inner_state="sequential", num_seeds=4)
+    assert shapes(inner_state="sequential") == (1, 1) and mesh_of(one_after_the_other).devices.shape == (4, 1)
+    assert mesh_of(one_after_the_other, training=False).devices.shape == (4, 2)
 
 
 @pytest.fixture(scope="module", params=["averaged", "reset"])
