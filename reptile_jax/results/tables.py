@@ -68,6 +68,10 @@ FOML = {  # run -> config and title
     "omniglot_5way_reptile": ("omniglot_1shot_5way", "Reptile"),
     "omniglot_5way_foml": ("omniglot_foml_5way", "first-order MAML"),
 }
+ORDERS = {  # run -> config and title
+    "omniglot_20way": ("omniglot_5shot_20way", "released order"),
+    "omniglot_20way_averaged": ("omniglot_5shot_20way", "at the same time"),
+}
 
 
 def headline_table() -> str:
@@ -139,13 +143,6 @@ def fast_table() -> str:
     return f"{_table(['run', 'meta-iterations', *SETTINGS.values()], rows)}\n\n{_commands(runs)}"
 
 
-def foml_table() -> str:
-    """Returns first-order MAML beside Reptile."""
-    rows = [[title, *(kept(name).accuracy(*setting) for setting in SETTINGS)] for name, (_, title) in FOML.items()]
-    runs = {title: (kept(name), file) for name, (file, title) in FOML.items()}
-    return f"{_table(['', *SETTINGS.values()], rows)}\n\n{_commands(runs)}"
-
-
 def combinations_table() -> str:
     """Returns the final accuracies of the gradient combinations beside the paper's."""
     runs = {name: kept(f"gradient_combinations_{name}") for name in COMBINATIONS}
@@ -173,6 +170,13 @@ def waves_table() -> str:
     rows = zip(steps, *map(_errors, columns.values()), strict=True)
     table = _table(["inner steps", *columns], [list(row) for row in rows])
     return f"{table}\n\n{_commands({title: (kept(name), file) for name, (file, title) in WAVES.items()})}"
+
+
+def _beside(named: dict[str, tuple[str, str]]) -> str:
+    """Returns runs beside each other: {run: (config, title)}."""
+    runs = {title: (kept(name), file) for name, (file, title) in named.items()}
+    rows = [[title, *(run.accuracy(*setting) for setting in SETTINGS)] for title, (run, _) in runs.items()]
+    return f"{_table(['', *SETTINGS.values()], rows)}\n\n{_commands(runs)}"
 
 
 def _searched(ways: int) -> str:
@@ -262,7 +266,8 @@ TABLES = {
     "search_20way": lambda: _searched(20),
     "search_seeds": search_seeds_table,
     "seeds": seeds_table,
-    "foml": foml_table,
+    "orders": lambda: _beside(ORDERS),
+    "foml": lambda: _beside(FOML),
     "combinations": combinations_table,
     "waves": waves_table,
 }
