@@ -100,9 +100,10 @@ def main() -> None:
         fail("the reader of the output closed it: the files of the run are complete, and the same command goes on")
     except OSError as error:
         reason = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
-        writes = asked.mode in command_line.ONLY_IN["workdir"]
-        where = f"workdir={asked.workdir}: " if writes else ""
-        fail(f"{where}{reason}: make room and write access there{', or name another workdir' if writes else ''}")
+        workdir, file = str(asked.workdir), str(error.filename or asked.workdir)
+        if asked.mode in command_line.ONLY_IN["workdir"] and (workdir in file or file in workdir):
+            fail(f"workdir={workdir}: {reason}: make room and write access there, or name another workdir")
+        fail(f"{reason}: make room and give access there")
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -5,7 +5,7 @@
 A training task is one pass over 50 evenly spaced points in [-5, 5], in five mini-batches. In evaluation, the network
 sees ten of these points as one batch (paper, section 4.1). The mean squared error after 32 steps is 0.125 ± 0.003, and
 2.47 ± 0.12 from untrained weights, without meta-learning (1,000 test waves of each of three seeds, ± the standard
-deviation over seeds). --config.foml=True uses first-order MAML instead of Reptile. Takes 20 seconds on two CPU cores,
+deviation over seeds). --config.foml=True uses first-order MAML instead of Reptile. Takes 16 seconds on two CPU cores,
 curves and evaluation included (`time`).
 """
 

@@ -89,8 +89,9 @@ def run(settings: dict[str, ConfigDict], workdir: Path, rounds: int = ROUNDS) ->
     versions = {"jax": jax.__version__, "torch": torch.__version__}
     device = devices()[0].device_kind
     results: dict[str, Any] = {"machine": {"device": device, "cpus": usable_cores(), "versions": versions}}
+    programs = f"JAX {versions['jax']} on {device}, PyTorch {versions['torch']} on cpu"
     for name, config in settings.items():
-        print(f"\n{name} on {label_of(config)}; JAX {versions['jax']} on {device}, PyTorch {versions['torch']}\n")
+        print(f"\n{name} on {label_of(config)}; {programs}\n")
         results[name] = measure(name, config, rounds)
         (workdir / "benchmark.json").write_text(json.dumps(results, indent=2) + "\n")
     for name, config in settings.items():

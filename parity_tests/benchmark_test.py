@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +42,8 @@ def test_operations_are_those_that_xla_counts(module, network):
     assert 0.9 < benchmark.flops(config) / (steps * counted) < 1  # XLA also counts batch norm, ReLU and all else
 
 
+HERE = Path(__file__).parent
+SIDES = ("jax", "torch", "ratio")
 SMALL_BENCHMARK = """
 import json, sys
 from pathlib import Path
@@ -67,7 +71,7 @@ def test_a_small_benchmark(tmp_path, network, devices, rounds, more, processes):
     assert [name for name in results["small"] if name.startswith("train")] == ["train", *more]
     for kind in ("train", "eval", *more):
         measured = results["small"][kind]
-        for side in ("jax", "torch", "ratio"):
+        for side in SIDES:
             low, high = measured[f"{side}_range"]
             assert 0 < low <= measured[side] <= high
         (jax_low, jax_high), (torch_low, torch_high) = measured["jax_range"], measured["torch_range"]
@@ -93,6 +97,32 @@ def test_a_small_benchmark(tmp_path, network, devices, rounds, more, processes):
         assert set(process["first_meta_iteration_seconds"]) == {"cold", "warm"}
         assert list(process["resident_megabytes"]) == ["3", "6"]
         assert process["peak_megabytes"] >= max(process["resident_megabytes"].values())
+
+
+SECTIONS = {  # of the README -> file and setting
+    "5-way": ("omniglot.json", "5way"),
+    "20-way": ("omniglot.json", "20way"),
+    "Mini-ImageNet, 5-way": ("miniimagenet.json", "miniimagenet_1shot_5way"),
+}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_readme_shows_what_the_benchmark_wrote(section):
+    file, setting = SECTIONS[section]
+    results = json.loads((HERE / "measured" / file).read_text())[setting]
+    rows = []
+    text = lambda value: str(benchmark.Measured(value["median"], *value["range"]))  # noqa: E731
+    percent = lambda value: benchmark.Measured(value["median"], *value["range"]).percent()  # noqa: E731
+    for kind in ("train", "eval"):
+        sides = [benchmark.Measured(results[kind][side], *results[kind][f"{side}_range"]) for side in SIDES]
+        rows.append(f"{kind}, {results[kind]['unit']} | {' | '.join(map(str, sides))}")
+    for count, on in results["devices"].items():
+        cells = [text(on[what]) for what in ("train", "train_beside_one", "eval", "eval_beside_one")]
+        rows.append(f"{count} | {' | '.join(cells)} | {percent(on['curve_share_of_run'])}")
+    for kind, value in results["process"]["first_meta_iteration_seconds"].items():
+        rows.append(f"compilation cache {kind} | {text(value)} s")
+    (shown,) = re.findall(rf"(?s)### {section}\n(.*?)(?=\n### |\nThe fastest)", (HERE / "README.md").read_text())
+    assert len(rows) >= 6 and [row for row in rows if f"{row} |" not in shown] == []
 
 
 def test_a_point_of_the_curves_is_as_many_tasks_as_in_a_run(monkeypatch):

@@ -27,6 +27,7 @@ CONFIGS = (PACKAGE if IN_WHEEL else PACKAGE.parent) / "configs"
 SEVERAL = ("coordinator_address", "num_processes", "process_id")  # flags that need --distributed
 RUNS = ("train", "eval", "parity", "benchmark")
 EXAMPLES = {"pretrained": "omniglot_5way", "support": "DIR", "queries": "DIR"}  # values of these flags
+PATHS = ("config", "workdir", "pretrained", "support", "queries", "output")
 NO_NUMBER = re.compile(r"invalid literal for int\(\) with base 10: '.*'")  # what absl says
 NEEDED = {"predict": ("pretrained", "support", "queries"), "demo": ("pretrained",)}  # flags that a mode requires
 ONLY_IN = {  # flag -> the modes that have it
@@ -166,9 +167,18 @@ def _flags(modes: Mapping[str, Callable[..., Any]]) -> flags.FlagValues:
 def _check(given: flags.FlagValues) -> None:
     """Raises ConfigError if a flag is empty or flags do not go together."""
     mode = given["mode"].value
-    for name in ("config", "workdir", "pretrained", "support", "queries", "output", "host"):
+    for name in (*PATHS, "host"):
         if given[name].value in ("", [""]):
             raise ConfigError(f"{name}= is empty: give a name or a path, or leave it out")
+    for name in PATHS:
+        value = given[name].value or []
+        for path in [value] if isinstance(value, str) else value:
+            try:
+                (expanded(path) / "x").stat()
+            except (FileNotFoundError, NotADirectoryError):
+                pass  # what is wrong with a path that is missing is said where it is used
+            except OSError as error:  # for example, the name is too long, or its folder may not be searched
+                raise ConfigError(f"{name}={path} is not possible ({error.strerror}): give another path") from error
     if (workdir := given["workdir"].value) and Path(workdir).is_file():
         raise ConfigError(f"workdir={workdir} is a file: give the name of a folder")
     for name in SEVERAL:
@@ -241,7 +251,10 @@ def _named(named: str) -> tuple[ConfigDict, str]:
         meant = f"did you mean {' or '.join(near)}?" if near else "give PATH.py, or a name that --help lists"
         raise ConfigError(f"config={named} is neither a file nor a config: {meant}")
     if file.suffix == ".json" and not argument:
-        text = file.read_text(errors="replace")
+        try:
+            text = file.read_text(errors="replace")
+        except OSError as error:
+            raise ConfigError(f"config={named} cannot be read ({error.strerror}): give another file") from error
         return saved_config.parse(text, file, _default()), name_of(file.absolute().parent)
     return _loaded(file, argument, named), "_".join(filter(None, (file.stem, argument)))
 
@@ -340,6 +353,7 @@ def _first_steps(program: str) -> str:
         "--config=quickstart": "trains and evaluates on built-in synthetic drawings, without a download",
         "--config=images --config.data.dir=DIR": "trains on your own images, in one folder per class",
         "--config=omniglot_fast_5way": "trains on Omniglot in a fifth of the published time; downloads Omniglot",
+        "--config=omniglot_5shot_5way": "is the published 5-way run, which takes hours; downloads Omniglot",
         "--mode=eval --pretrained=omniglot_5way": "evaluates trained weights on test characters; downloads Omniglot",
         "--mode=demo --pretrained=omniglot_5way": "serves a page to draw on",
         "--help": "lists every mode, config and flag",

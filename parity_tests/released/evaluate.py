@@ -75,6 +75,7 @@ def main() -> None:
         if not path.exists():
             parser.error(f"there is no {path}")
     modules = released_modules(arguments.checkout)
+    sys.stdout.reconfigure(errors="replace")  # for a terminal that has no ±
     for line in accuracies(modules, arguments.data, arguments.weights, arguments.tasks):
         print(line, flush=True)
 

@@ -110,12 +110,16 @@ def listing(directory: Path) -> Listing:
         DataError: there is no such folder, something in it cannot be read or does not belong there, a set has no
             classes, a class has no images or is in two sets, or a zip file is damaged or has paths that leave it.
     """
-    if not directory.is_dir():
+    try:
+        places = _places(directory) if directory.is_dir() else None
+    except OSError as error:  # for example, the name is too long
+        raise DataError(f"data.dir={str(directory)!r} cannot be read ({error.strerror}): give another") from error
+    if places is None:
         raise DataError(
             f"data.dir={str(directory)!r} is not a folder: give the folder that holds the classes' folders, or "
             f"train/ and test/ with them"
         )
-    parts = {name: part_of(place) for name, place in _places(directory).items()}
+    parts = {name: part_of(place) for name, place in places.items()}
     seen: dict[str, Path] = {}
     for part in parts.values():
         for name, files in part.classes.items():

@@ -163,6 +163,7 @@ def test_no_folder(tmp_path):
     refused(tmp_path / "nowhere", "data.dir", "nowhere", "is not a folder")
     (tmp_path / "file").touch()
     refused(tmp_path / "file", "is not a folder")
+    refused(tmp_path / (300 * "a"), "data.dir", "cannot be read (File name too long): give another")
 
 
 def test_no_classes(tmp_path, split):

@@ -45,12 +45,10 @@ class Run(NamedTuple):
     results: dict[str, Any]
     rows: list[dict[str, float]]
 
-    def hours(self) -> str:
+    def seconds(self) -> float:
         """Returns how long the meta-iterations took, without learning curves and evaluation."""
         steps = np.diff([0, *(row["step"] for row in self.rows)])
-        hours = np.sum(steps / np.array([row["meta_iters_per_second"] for row in self.rows])) / 3600
-        minutes = f"{60 * hours:.0f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
-        return f"{hours:.1f} h" if hours >= 1 else minutes
+        return float(np.sum(steps / np.array([row["meta_iters_per_second"] for row in self.rows])))
 
     def command(self, file: str) -> str:
         """Returns the command that repeats it: a file of configs/, and every field that differs from it."""
@@ -67,7 +65,7 @@ class Run(NamedTuple):
     def facts(self) -> str:
         """Returns what was run, in words."""
         tasks, iterations = f"{self.config.eval_samples:,} test tasks", f"{self.config.meta_iters:,} meta-iterations"
-        return f"{iterations} in {self.hours()}, {tasks}" if self.rows else tasks
+        return f"{iterations}, {tasks}" if self.rows else tasks
 
     def accuracy(self, protocol: str, shots: int, of: str = "test") -> str:
         """Returns the accuracy on a set in per cent, ± its 95% interval or the standard deviation over seeds."""

@@ -19,6 +19,7 @@ from reptile_jax.results.search import VARIANTS
 from reptile_jax.run.metrics import smoothed
 from reptile_jax.run.plots import accuracy_curves
 
+BENCHMARK = RESULTS.parents[1] / "parity_tests" / "measured"  # what the benchmark wrote
 READMES = (RESULTS.parents[1] / "README.md", RESULTS / "README.md")  # the files with tables
 WINDOW = 10  # rows that each point of a plot averages
 WIDTH = 116  # characters in a line of a shown command
@@ -58,12 +59,15 @@ SETTINGS = {  # (protocol, shots) -> title, for runs that the paper does not hav
     (protocol, shots): f"{shots}-shot, {protocol}" for shots in (1, 5) for protocol in ("transductive", "inductive")
 }
 FAST = {"omniglot_5way": "omniglot_fast_5way", "omniglot_20way": "omniglot_fast_20way"}  # run -> fast run and config
-# Figures over time: meta-iterations/s in the benchmark. A meta-iteration of both runs of a figure has the same work.
-PACES = {"fast_5way": 20.1, "fast_20way": 6.4}
 OMNIGLOT = {"omniglot_5way": "omniglot_5shot_5way", "omniglot_20way": "omniglot_5shot_20way"}  # run -> config
 MINI = "miniimagenet_5way"  # the run on Mini-ImageNet
 MINI_EVALUATIONS = {1: "miniimagenet_1shot_5way", 5: "miniimagenet_5shot_5way"}  # shots -> evaluation, and its config
 MINI_CONFIG = MINI_EVALUATIONS[5]
+PACES = {  # run -> file and setting of the benchmark; a meta-iteration of the fast run has the same work
+    "omniglot_5way": ("omniglot.json", "5way"),
+    "omniglot_20way": ("omniglot.json", "20way"),
+    MINI: ("miniimagenet.json", "miniimagenet_1shot_5way"),
+}
 FOML = {  # run -> config and title
     "omniglot_5way_reptile": ("omniglot_1shot_5way", "Reptile"),
     "omniglot_5way_foml": ("omniglot_foml_5way", "first-order MAML"),
@@ -86,17 +90,22 @@ def headline_table() -> str:
 
 
 def runs_table() -> str:
-    """Returns how long the runs took, and one result of each."""
+    """Returns how long the runs take, and one result of each."""
     rows = []
-    runs = [(fast, fast, fast) for fast in FAST.values()]  # run, config, and what measured the accuracy
-    runs += [(run, file, run) for run, file in OMNIGLOT.items()] + [(MINI, MINI_CONFIG, MINI_CONFIG)]
-    for name, file, evaluation in runs:
+    runs = [(fast, fast, fast, run) for run, fast in FAST.items()]  # run, config, what measured the accuracy, its pace
+    runs += [(run, file, run, run) for run, file in OMNIGLOT.items()] + [(MINI, MINI_CONFIG, MINI_CONFIG, MINI)]
+    for name, file, evaluation, paced in runs:
         run = kept(name)
         result = f"{kept(evaluation).accuracy('inductive', run.config.shots)} % ({run.config.shots}-shot, inductive)"
-        rows.append([f"`{file}`", _length(run, file), _hours(run), result])
+        own = run.config.inner_state == "sequential"  # the benchmark trains the tasks at the same time
+        seconds = run.seconds() if own else run.config.meta_iters / pace(paced)
+        per_seed = f" for each of {run.config.num_seeds} seeds" if run.config.num_seeds > 1 else ""
+        state = f', `inner_state="{run.config.inner_state}"`' if own else ""
+        rows.append([f"`{file}`{state}", _length(run, file), _duration(seconds) + per_seed, result])
     waves = kept("sinusoid")
     error = f"squared error {_errors(waves.results)[-1]}"
-    rows.append(["`sinusoid`", _length(waves, "sinusoid"), _hours(waves), error])
+    duration = f"{_duration(waves.seconds())} for {waves.config.num_seeds} seeds"
+    rows.append(["`sinusoid`", _length(waves, "sinusoid"), duration, error])
     return _table(["config", "meta-iterations", "training", "result on test tasks"], rows)
 
 
@@ -146,15 +155,13 @@ def fast_table() -> str:
 def combinations_table() -> str:
     """Returns the final accuracies of the gradient combinations beside the paper's."""
     runs = {name: kept(f"gradient_combinations_{name}") for name in COMBINATIONS}
-    rows = [
-        [name, f"{COMBINATIONS[name]:.1f}", run.accuracy("inductive", 5), run.hours()] for name, run in runs.items()
-    ]
+    rows = [[name, f"{COMBINATIONS[name]:.1f}", run.accuracy("inductive", 5)] for name, run in runs.items()]
     lines = {
         f"    # NAME: {run.config.meta_iters:,} meta-iterations, {run.config.eval_samples:,} test tasks\n"
         + _wrapped(run.command(f"gradient_combinations:{name}").replace(f":{name}", ":NAME"))
         for name, run in runs.items()
     }
-    table = _table(["NAME", "paper, 40,000 meta-iterations", "here", "training"], rows)
+    table = _table(["NAME", "paper, 40,000 meta-iterations", "here"], rows)
     return "\n\n".join([table, *sorted(lines)])
 
 
@@ -239,9 +246,16 @@ def _accuracies(published: Published, evaluation: Callable[[int, int], str]) -> 
     ]
 
 
-def _hours(run: Run) -> str:
-    """Returns the hours of a run, and the number of its seeds."""
-    return run.hours() + (f" ({run.config.num_seeds} seeds)" if run.config.num_seeds > 1 else "")
+def pace(run: str) -> float:
+    """Returns the meta-iterations/s of a run in the benchmark."""
+    file, setting = PACES[run]
+    return json.loads((BENCHMARK / file).read_text())[setting]["train"]["jax"]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _length(run: Run, file: str) -> str:
@@ -314,14 +328,15 @@ def with_tables(text: str) -> str:
 
 def draw() -> None:
     """Draws every figure whose runs are all kept."""
+    rates = {fast.removeprefix("omniglot_"): pace(published) for published, fast in FAST.items()}
     for figure, (title, curves) in FIGURES.items():
         if all((RESULTS / name).is_dir() for name, _ in curves.values()):
-            drawn, pace = {}, PACES.get(figure)
+            drawn, rate = {}, rates.get(figure)
             for label, (name, characters) in curves.items():
                 rows = kept(name).rows
                 accuracies = smoothed(np.array([row[f"{characters}_accuracy"] for row in rows]), WINDOW)
-                drawn[label] = [row["step"] / (60 * pace if pace else 1) for row in rows], list(accuracies)
-            axis = f"minutes at {pace} meta-iterations/s" if pace else "meta-iterations"
+                drawn[label] = [row["step"] / (60 * rate if rate else 1) for row in rows], list(accuracies)
+            axis = f"minutes at {rate:.3g} meta-iterations/s" if rate else "meta-iterations"
             accuracy_curves(drawn, title, RESULTS / f"{figure}.png", axis)
 
 

@@ -41,8 +41,6 @@ def test_a_long_command_is_wrapped_and_means_the_same():
     assert " ".join(line.strip() for line in lines) == f".venv/bin/python {command}"
 
 
-def test_the_paces_of_the_figures_are_those_of_the_benchmark():
-    shown = (tables.RESULTS.parents[1] / "parity_tests" / "README.md").read_text()
-    for figure, pace in tables.PACES.items():
-        section = shown.split(f"### {figure.removeprefix('fast_').replace('w', '-w')}\n")[1].split("\n### ")[0]
-        assert f"| train, meta-iterations/s | {pace} (" in section
+def test_durations_in_words():
+    wanted = {20: "20 s", 60: "1 min", 900: "15 min", 5000: "83 min", 9000: "2.5 h", 35_000: "9.7 h"}
+    assert {seconds: tables._duration(seconds) for seconds in wanted} == wanted

@@ -63,7 +63,7 @@ def evaluate(
     results: dict[str, Any] = {
         "meta_iters": int(np.asarray(states.iteration)[0]),
         "data": label_of(config),
-        "weights": {"source": source, "sha256": _digest(states.params)},
+        "weights": {"source": source, "sha256": digest(states.params)},
         "config": json.loads(config.to_json()),
     }
     sets = [name for name in SET_STREAMS if name in data.pools and (config.eval_train or name != "train")]
@@ -198,15 +198,15 @@ _OF_NO_TASK = (FREE_FIELDS | {"meta_iters", "eval_shots"}) - {"eval_batch", "eva
 def _identity(config: ConfigDict, states: MetaState, data: Data) -> dict[str, Any]:
     """Returns what the value of every task depends on."""
     fields = {name: get_field(config, name) for name in field_names(config) if name not in _OF_NO_TASK}
-    return {"state": _digest(states), "data": data.fingerprint, "fields": fields}
+    return {"state": digest(states), "data": data.fingerprint, "fields": fields}
 
 
-def _digest(tree: Any) -> str:
+def digest(tree: Any) -> str:
     """Returns a checksum of arrays, such as weights."""
-    digest = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for x in jax.tree.leaves(tree):
-        digest.update(np.asarray(x).tobytes())
-    return digest.hexdigest()
+        sha256.update(np.asarray(x).tobytes())
+    return sha256.hexdigest()
 
 
 def _summary(config: ConfigDict, means: list[Mean]) -> dict[str, Any]:

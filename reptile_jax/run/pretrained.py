@@ -154,21 +154,25 @@ def source_of(found: Found, workdir: Path) -> str:
 
 def evaluated(workdir: Path) -> str | Path:
     """Returns the weights, as `load` takes them, that a separate evaluation used; for a run, returns its folder."""
-    source = evaluated_source(workdir)
+    source = (evaluated_weights(workdir) or {}).get("source")
     if source is None:
         return workdir
     return source if source in SHIPPED else (workdir / source).resolve()
 
 
-def evaluated_source(workdir: Path) -> str | None:
-    """Returns what `source_of` said of the weights of a separate evaluation; None if the folder holds none."""
+def evaluated_weights(workdir: Path) -> dict[str, str] | None:
+    """Returns what the results of a separate evaluation say of its weights, `source` and `sha256`.
+
+    It is empty if they do not say so, and None if the folder holds no separate evaluation.
+    """
     results = workdir / "results.json"
     if is_run(workdir) or not results.exists():
         return None
     try:
-        return json.loads(results.read_text())["weights"]["source"]
+        weights = json.loads(results.read_text())["weights"]
+        return {key: str(weights[key]) for key in ("source", "sha256")}
     except (ValueError, KeyError, TypeError):
-        return None
+        return {}
 
 
 def is_run(workdir: Path) -> bool:

@@ -22,11 +22,11 @@ from reptile_jax.progress import progress_bar
 from reptile_jax.run import checkpoint, plots
 from reptile_jax.run.checkpoint import Checkpoints
 from reptile_jax.run.curves import Curves
-from reptile_jax.run.evaluate import evaluate, label_of
+from reptile_jax.run.evaluate import digest, evaluate, label_of
 from reptile_jax.run.interrupt import DISPATCH, Interrupted, Stop, stop_on_signal
 from reptile_jax.run.metrics import MetricsWriter, read_rows
 from reptile_jax.run.not_finite import bad_tasks
-from reptile_jax.run.pretrained import Found, evaluated, evaluated_source, find, is_run, load_for, same_data, source_of
+from reptile_jax.run.pretrained import Found, evaluated, evaluated_weights, find, is_run, load_for, same_data, source_of
 from reptile_jax.run.programs import initial_states, train_program
 from reptile_jax.tasks import Data, kind_of
 
@@ -67,7 +67,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, pretrained: str 
         raise ConfigError(
             f"workdir={workdir} does not hold the same run in every process: name one on a disk that all of them share"
         )
-    _check_not_evaluated(workdir, None)
+    _check_not_evaluated(workdir, "this run", None)
     found = None
     if newest is not None:
         found = find(workdir / checkpoint.FOLDER / str(newest))._replace(named=workdir)
@@ -117,7 +117,7 @@ def evaluate_only(config: ConfigDict, workdir: str | Path, pretrained: str | Pat
     states = load_for(config, found, mesh)
     if is_run(workdir):
         _check_own(config, workdir, found)
-    _check_not_evaluated(workdir, source)
+    _check_not_evaluated(workdir, source, digest(states.params))
     with together():
         data = kind_of(config).load(config, mesh)
     same_data(config, found, data.fingerprint)
@@ -128,15 +128,22 @@ def evaluate_only(config: ConfigDict, workdir: str | Path, pretrained: str | Pat
         return evaluate(config, workdir if kept else None, data, states, mesh, stop, source)
 
 
-def _check_not_evaluated(workdir: Path, source: str | None) -> None:
-    """Checks that a workdir has no results of a separate evaluation, unless it was of the weights `source`.
+def _check_not_evaluated(workdir: Path, source: str, sha256: str | None) -> None:
+    """Checks that a workdir has no results of a separate evaluation, unless it was of the same weights.
+
+    Args:
+        workdir: the folder.
+        source: what the new results are of, for the message.
+        sha256: the checksum of the weights that are evaluated; None for a run, whose weights are yet to be trained.
 
     Raises:
         ConfigError: the results would be replaced.
     """
-    if (before := evaluated_source(workdir)) not in (None, source):
+    before = evaluated_weights(workdir)
+    if before is not None and (sha256 is None or before.get("sha256") != sha256):
+        of = before.get("source", "its results.json does not say which")
         raise ConfigError(
-            f"workdir={workdir} holds an evaluation of {before}, whose results those of {source or 'this run'} would "
+            f"workdir={workdir} holds an evaluation of other weights ({of}), whose results those of {source} would "
             f"replace: name another workdir"
         )
 

@@ -106,10 +106,24 @@ def test_an_evaluation_is_replaced_only_by_one_of_the_same_weights(finished, tmp
         lambda: train.evaluate_only(small(), tmp_path, workdir),
         lambda: train.train_and_evaluate(small(), tmp_path),
     ):
-        with pytest.raises(ConfigError, match=r"holds an evaluation of .*checkpoints/4, .*: name another workdir"):
+        with pytest.raises(ConfigError, match=r"holds an evaluation of other weights \(.*checkpoints/4\), .*: name"):
             attempt()
     assert (tmp_path / "results.json").read_text() == before and not (tmp_path / "config.json").exists()
     assert train.evaluate_only(small(), tmp_path, early)["test"]["inductive"]["1"]["tasks"] == 12
+
+
+def test_the_same_path_with_other_weights_replaces_no_evaluation(finished, tmp_path):
+    """It is the checksum that decides: the same weights under another name may be evaluated there."""
+    named = shutil.copytree(finished[0] / "checkpoints" / "4", tmp_path / "run" / "checkpoints" / "4")
+    train.evaluate_only(small(eval_samples=2), tmp_path / "own", named)
+    same = train.evaluate_only(small(), tmp_path / "own", finished[0] / "checkpoints" / "4")
+    shutil.rmtree(named)
+    shutil.copytree(finished[0] / "checkpoints" / "8", named)
+    for content in (json.dumps(same), "{}", "[]", '{"weights": {"source": "../run/checkpoints/4"}}', "cut of"):
+        (tmp_path / "own" / "results.json").write_text(content)
+        with pytest.raises(ConfigError, match=r"holds an evaluation of other weights \(.*\), .*: name another workdir"):
+            train.evaluate_only(small(), tmp_path / "own", named)
+        assert (tmp_path / "own" / "results.json").read_text() == content
 
 
 def test_pretrained_weights_start_a_new_run_at_iteration_zero(finished, tmp_path):

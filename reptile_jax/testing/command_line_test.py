@@ -8,6 +8,7 @@ import reptile_jax.run.train
 from reptile_jax.results import runs
 from reptile_jax.testing.small_runs import MAIN, run, typed
 
+LONG = 300 * "a"  # longer than a name of a file may be
 TABLE = [
     # fields out of range
     ("classes=1", "classes=1 is not possible: give"),
@@ -72,6 +73,9 @@ TABLE = [
     ("--num_processes=2", "num_processes=2 is for several processes: give --distributed"),
     ("--workdir=", "workdir= is empty: give a name or a path, or leave it out"),
     (f"--workdir={MAIN}", "main.py is a file: give the name of a folder"),
+    (f"--workdir={LONG}", f"workdir={LONG} is not possible (File name too long): give another path"),
+    (f"--pretrained={LONG}", f"pretrained={LONG} is not possible (File name too long): give another path"),
+    (f"--mode=eval --workdir={LONG}", f"workdir={LONG} is not possible (File name too long): give another path"),
     ("--cpu_devices=257", "flag --cpu_devices=257: 257 is not an integer in the range [1, 256]"),
     ("--pretrained=", "pretrained= is empty: give a name or a path, or leave it out"),
     ("--config=default", "--config is given twice: give it once"),
@@ -109,6 +113,11 @@ def refused(failed, message):
 WITHOUT_A_CONFIG = [
     ("--config=", "config= is empty"),
     ("--config", "Missing value for flag --config"),
+    (f"--config={LONG}", f"config={LONG} is not possible (File name too long): give another path"),
+    (
+        f"--mode=predict --pretrained=omniglot_5way --support=a --queries=b --queries={LONG}",
+        f"queries={LONG} is not possible (File name too long)",
+    ),
     ("--config=quikstart", "config=quikstart is neither a file nor a config: did you mean quickstart?"),
     ("--config=omniglot_fast", "a config: did you mean omniglot_fast_20way or omniglot_fast_5way?"),
     ("--config=omniglot_5way", "config=omniglot_5way names trained weights: give --pretrained=omniglot_5way to use"),
@@ -150,8 +159,13 @@ def test_in_this_process_is_as_in_a_process_of_its_own(tmp_path, given):
 def test_nothing_typed_says_what_to_type(tmp_path):
     failed = typed(cwd=tmp_path)
     assert failed.returncode == 1 and failed.stderr.count("\n") < 10
-    for shown in ("--config=quickstart ", "--config=omniglot_fast_5way ", "--pretrained=omniglot_5way ", "--help "):
-        assert f"python main.py {shown}" in failed.stderr.replace("--mode=eval ", "")
+    for shown in (
+        "--config=quickstart trains",
+        "--config=omniglot_5shot_5way is the published 5-way run",
+        "--mode=eval --pretrained=omniglot_5way evaluates",
+        "--help lists every",
+    ):
+        assert f"python main.py {shown}" in " ".join(failed.stderr.split())
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
@@ -243,10 +257,10 @@ def test_a_saved_config_that_is_none(tmp_path):
     ],
 )
 def test_too_little_memory_is_blamed_on_what_takes_it(tmp_path, monkeypatch, given, advice):
-    def exhausted(*_):
+    def exhausted(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.\nand more")
 
-    monkeypatch.setattr(reptile_jax.run.train, "_devices", exhausted)
+    monkeypatch.setattr(reptile_jax.run.train, "mesh_of", exhausted)
     monkeypatch.setattr(reptile_jax.predict.folder, "predict", exhausted)
     needed = given.split() if given.startswith("--mode=predict") else ["--config=quickstart", *given.split()]
     refused(

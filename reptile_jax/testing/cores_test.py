@@ -33,6 +33,7 @@ def test_devices_by_cores(fields, by_cores):
     assert {cores: best_cpu_devices(small(**fields), cores) for cores in by_cores} == by_cores
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity of processes")
 def test_the_cores_are_those_that_the_process_may_use():
     code = "import os; from reptile_jax.cores import usable_cores as n; print(n())"
     one = f"import os; os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}}); {code}"
@@ -67,14 +68,14 @@ def test_the_quota_of_a_container(monkeypatch, version, quota, cores):
             raise FileNotFoundError(path)
         return files[version][str(path)]
 
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr("reptile_jax.cores.Path.read_text", read_text)
     assert usable_cores() == cores
 
 
 def test_the_cores_of_a_system_that_has_no_affinity_and_no_control_groups(monkeypatch):
     """macOS is such a system."""
-    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
     monkeypatch.setattr("reptile_jax.cores.Path.read_text", Path("/nowhere").open)
     monkeypatch.setattr("os.cpu_count", lambda: 6)
     assert usable_cores() == 6

@@ -22,7 +22,7 @@ from reptile_jax.testing.readmes import readmes
 from reptile_jax.testing.small_runs import MAIN, run_module, typed
 
 ROOT = MAIN.parent
-PROGRAM = re.compile(r"main\.py|-m (?:reptile_jax|reptile_torch_ref|parity_tests)[\w.]*")
+PROGRAM = re.compile(r"main\.py(?! [a-z])|-m (?:reptile_jax|reptile_torch_ref|parity_tests)[\w.]*")
 UNTYPED = {  # commands that would work for minutes or write into the project
     ("-m", "reptile_jax.testing.soak", "FOLDER"),
     ("-m", "reptile_jax.testing.tour"),
@@ -37,6 +37,12 @@ class Begun(BaseException):
     """The command is correct, and its work begins."""
 
 
+def docstrings(file):
+    nodes = ast.walk(ast.parse(file.read_text()))
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return "\n\n".join(ast.get_docstring(node) or "" for node in nodes if isinstance(node, documented))
+
+
 def texts():
     """Yields each text that shows commands, with the place where it stands."""
     yield from readmes().items()
@@ -44,8 +50,8 @@ def texts():
         if not file.name.endswith("_test.py") and file.relative_to(ROOT).parts[0] in (
             "configs", "reptile_jax", "reptile_torch_ref", "parity_tests"
         ):  # fmt: skip
-            yield str(file.relative_to(ROOT)), ast.get_docstring(ast.parse(file.read_text())) or ""
-    yield "main.py", ast.get_docstring(ast.parse(MAIN.read_text()))
+            yield str(file.relative_to(ROOT)), docstrings(file)
+    yield "main.py", docstrings(MAIN)
     yield "first steps", command_line._first_steps("python main.py").replace("  ", "\n")
 
 

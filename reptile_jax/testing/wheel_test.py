@@ -1,11 +1,15 @@
 """Tests the wheel: builds it, installs it in a separate environment and uses it there."""
 
+import ast
+import email
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import zipfile
+from importlib.metadata import packages_distributions
 
 import pytest
 
@@ -60,6 +64,32 @@ def test_it_holds_what_runs_and_no_tests(wheel):
     ):
         assert needed in names
     assert not {"reptile_jax/results/tables.py", "reptile_jax/results/__main__.py"} & names
+
+
+def imports_of(tree):
+    """Yields the top-level packages that a module imports, anywhere in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.split(".")[0]
+
+
+def test_what_it_imports_is_what_it_requires(wheel):
+    """The environment of the other tests has more packages than the wheel asks for, so that they cannot show this."""
+    normal = lambda name: re.sub("[-_.]+", "-", name).lower()  # noqa: E731
+    with zipfile.ZipFile(wheel) as opened:
+        (metadata,) = (opened.read(name) for name in opened.namelist() if name.endswith(".dist-info/METADATA"))
+        trees = [ast.parse(opened.read(name)) for name in opened.namelist() if name.endswith(".py")]
+    lines = email.message_from_bytes(metadata).get_all("Requires-Dist")
+    lines = [line for line in lines if "extra ==" not in line or re.search("extra == .demo", line)]
+    required = {normal(re.match(r"[\w.-]+", line)[0]) for line in lines}
+    own = {"reptile_jax", "configs", "parity_tests"}  # the last is in a checkout only, as main.py says
+    imported = {name for tree in trees for name in imports_of(tree)} - own - sys.stdlib_module_names
+    packages = packages_distributions()
+    assert {name for name in imported if not required & set(map(normal, packages[name]))} == set()
+    assert {"jax", "PIL", "starlette", "tensorflow_datasets"} <= imported
+    assert "pytest" in packages and "pytest" not in required  # a package that would be found missing
 
 
 def test_the_command_is_the_program(scripts, tmp_path):
