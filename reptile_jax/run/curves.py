@@ -1,14 +1,11 @@
 """The learning curves: how well the weights at each multiple of `eval_interval` learn a task of each set.
 
 The two tasks of a point take as many steps, one after the other, as several meta-iterations. On a CPU with a spare
-device, a thread of low priority measures the points there while the training goes on: it uses a core that is free, and
-the time in which a core waits because its device has fewer tasks. A device that computes tasks together needs hardly
-longer for twenty of them than for two, so there ten points are measured together.
+device, the points are measured there while the training goes on, on a free core or on those of the training. A device
+that computes tasks together needs hardly longer for twenty of them than for two, so there ten points are measured
+together.
 """
 
-import os
-import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -64,7 +61,7 @@ class Curves:
         if self._together == 1 and (spare := spare_device()) is not None:
             self._mesh = Mesh([[spare]], (SEEDS, TASKS))
             self._source = put(self._mesh, jax.tree.map(np.asarray, data.source))  # it shares the images' memory
-            self._thread = ThreadPoolExecutor(1, initializer=_yield_to_others)
+            self._thread = ThreadPoolExecutor(1)
         self._program: Callable[..., Any] | None = None
         self._waiting: list[Point] = []
         self._started: list[tuple[list[Point], Callable[[], Any]]] = []  # with functions that wait for the outcomes
@@ -136,9 +133,3 @@ class Curves:
 
 def _outcomes(program: Callable[..., Any], *arguments: Any) -> Any:
     return jax.device_get(program(*arguments))
-
-
-def _yield_to_others() -> None:
-    """Gives this thread the lowest priority, where threads have one of their own."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
