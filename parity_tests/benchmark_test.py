@@ -111,18 +111,18 @@ def test_the_readme_shows_what_the_benchmark_wrote(section):
     file, setting = SECTIONS[section]
     results = json.loads((HERE / "measured" / file).read_text())[setting]
     rows = []
-    text = lambda value: str(benchmark.Measured(value["median"], *value["range"]))  # noqa: E731
-    percent = lambda value: benchmark.Measured(value["median"], *value["range"]).percent()  # noqa: E731
+    measured = lambda value: benchmark.Measured(value["median"], *value["range"])  # noqa: E731
     for kind in ("train", "eval"):
         sides = [benchmark.Measured(results[kind][side], *results[kind][f"{side}_range"]) for side in SIDES]
         rows.append(f"{kind}, {results[kind]['unit']} | {' | '.join(map(str, sides))}")
     for count, on in results["devices"].items():
-        cells = [text(on[what]) for what in ("train", "train_beside_one", "eval", "eval_beside_one")]
-        rows.append(f"{count} | {' | '.join(cells)} | {percent(on['curve_share_of_run'])}")
+        cells = [str(measured(on[what])) for what in ("train", "train_beside_one", "eval", "eval_beside_one")]
+        rows.append(f"{count} | {' | '.join(cells)} | {measured(on['curve_share_of_run']).percent()}")
     for kind, value in results["process"]["first_meta_iteration_seconds"].items():
-        rows.append(f"compilation cache {kind} | {text(value)} s")
+        rows.append(f"compilation cache {kind} | {measured(value)} s")
     (shown,) = re.findall(rf"(?s)### {section}\n(.*?)(?=\n### |\nThe fastest)", (HERE / "README.md").read_text())
     assert len(rows) >= 6 and [row for row in rows if f"{row} |" not in shown] == []
+    assert all(line == "" or line.startswith("| ") for line in shown.split("\n"))
 
 
 def test_a_point_of_the_curves_is_as_many_tasks_as_in_a_run(monkeypatch):

@@ -63,9 +63,9 @@ OMNIGLOT = {"omniglot_5way": "omniglot_5shot_5way", "omniglot_20way": "omniglot_
 MINI = "miniimagenet_5way"  # the run on Mini-ImageNet
 MINI_EVALUATIONS = {1: "miniimagenet_1shot_5way", 5: "miniimagenet_5shot_5way"}  # shots -> evaluation, and its config
 MINI_CONFIG = MINI_EVALUATIONS[5]
-PACES = {  # run -> file and setting of the benchmark; a meta-iteration of the fast run has the same work
-    "omniglot_5way": ("omniglot.json", "5way"),
-    "omniglot_20way": ("omniglot.json", "20way"),
+PACES = {  # run -> file and setting of the benchmark; a meta-iteration of a fast run has the same work
+    **dict.fromkeys(("omniglot_5way", "omniglot_fast_5way"), ("omniglot.json", "5way")),
+    **dict.fromkeys(("omniglot_20way", "omniglot_fast_20way"), ("omniglot.json", "20way")),
     MINI: ("miniimagenet.json", "miniimagenet_1shot_5way"),
 }
 FOML = {  # run -> config and title
@@ -92,13 +92,13 @@ def headline_table() -> str:
 def runs_table() -> str:
     """Returns how long the runs take, and one result of each."""
     rows = []
-    runs = [(fast, fast, fast, run) for run, fast in FAST.items()]  # run, config, what measured the accuracy, its pace
-    runs += [(run, file, run, run) for run, file in OMNIGLOT.items()] + [(MINI, MINI_CONFIG, MINI_CONFIG, MINI)]
-    for name, file, evaluation, paced in runs:
+    runs = [(fast, fast, fast) for fast in FAST.values()]  # run, config, and what measured the accuracy
+    runs += [(run, file, run) for run, file in OMNIGLOT.items()] + [(MINI, MINI_CONFIG, MINI_CONFIG)]
+    for name, file, evaluation in runs:
         run = kept(name)
         result = f"{kept(evaluation).accuracy('inductive', run.config.shots)} % ({run.config.shots}-shot, inductive)"
         own = run.config.inner_state == "sequential"  # the benchmark trains the tasks at the same time
-        seconds = run.seconds() if own else run.config.meta_iters / pace(paced)
+        seconds = run.seconds() if own else run.config.meta_iters / pace(name)
         per_seed = f" for each of {run.config.num_seeds} seeds" if run.config.num_seeds > 1 else ""
         state = f', `inner_state="{run.config.inner_state}"`' if own else ""
         rows.append([f"`{file}`{state}", _length(run, file), _duration(seconds) + per_seed, result])
@@ -328,10 +328,10 @@ def with_tables(text: str) -> str:
 
 def draw() -> None:
     """Draws every figure whose runs are all kept."""
-    rates = {fast.removeprefix("omniglot_"): pace(published) for published, fast in FAST.items()}
     for figure, (title, curves) in FIGURES.items():
         if all((RESULTS / name).is_dir() for name, _ in curves.values()):
-            drawn, rate = {}, rates.get(figure)
+            drawn, fast = {}, f"omniglot_{figure}"
+            rate = pace(fast) if fast in PACES else None
             for label, (name, characters) in curves.items():
                 rows = kept(name).rows
                 accuracies = smoothed(np.array([row[f"{characters}_accuracy"] for row in rows]), WINDOW)

@@ -67,7 +67,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, pretrained: str 
         raise ConfigError(
             f"workdir={workdir} does not hold the same run in every process: name one on a disk that all of them share"
         )
-    _check_not_evaluated(workdir, "this run", None)
+    _check_not_evaluated(workdir, "this run", "")
     found = None
     if newest is not None:
         found = find(workdir / checkpoint.FOLDER / str(newest))._replace(named=workdir)
@@ -128,19 +128,19 @@ def evaluate_only(config: ConfigDict, workdir: str | Path, pretrained: str | Pat
         return evaluate(config, workdir if kept else None, data, states, mesh, stop, source)
 
 
-def _check_not_evaluated(workdir: Path, source: str, sha256: str | None) -> None:
+def _check_not_evaluated(workdir: Path, source: str, sha256: str) -> None:
     """Checks that a workdir has no results of a separate evaluation, unless it was of the same weights.
 
     Args:
         workdir: the folder.
         source: what the new results are of, for the message.
-        sha256: the checksum of the weights that are evaluated; None for a run, whose weights are yet to be trained.
+        sha256: the checksum of the weights that are evaluated; "" for a run, whose weights are yet to be trained.
 
     Raises:
         ConfigError: the results would be replaced.
     """
     before = evaluated_weights(workdir)
-    if before is not None and (sha256 is None or before.get("sha256") != sha256):
+    if before is not None and before.get("sha256") != sha256:
         of = before.get("source", "its results.json does not say which")
         raise ConfigError(
             f"workdir={workdir} holds an evaluation of other weights ({of}), whose results those of {source} would "

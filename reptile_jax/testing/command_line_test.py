@@ -161,6 +161,7 @@ def test_nothing_typed_says_what_to_type(tmp_path):
     assert failed.returncode == 1 and failed.stderr.count("\n") < 10
     for shown in (
         "--config=quickstart trains",
+        "--config=omniglot_fast_5way trains",
         "--config=omniglot_5shot_5way is the published 5-way run",
         "--mode=eval --pretrained=omniglot_5way evaluates",
         "--help lists every",
