@@ -10,6 +10,7 @@ if __name__ == "__main__":
     process.prepare()  # before the imports, which take seconds
 
 import time
+from pathlib import Path
 from typing import NoReturn
 
 import jax
@@ -100,9 +101,10 @@ def main() -> None:
         fail("the reader of the output closed it: the files of the run are complete, and the same command goes on")
     except OSError as error:
         reason = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
-        workdir, file = str(asked.workdir), str(error.filename or asked.workdir)
-        if asked.mode in command_line.ONLY_IN["workdir"] and (workdir in file or file in workdir):
-            fail(f"workdir={workdir}: {reason}: make room and write access there, or name another workdir")
+        workdir, file = (Path(os.path.abspath(str(path))) for path in (asked.workdir, error.filename or asked.workdir))
+        inside = workdir.is_relative_to(file) or file.is_relative_to(workdir)
+        if asked.mode in command_line.ONLY_IN["workdir"] and inside:
+            fail(f"workdir={asked.workdir}: {reason}: make room and write access there, or name another workdir")
         fail(f"{reason}: make room and give access there")
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):

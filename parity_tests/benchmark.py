@@ -31,9 +31,10 @@ from reptile_torch_ref.model import MEMORY as LAYOUT
 
 ROUNDS = 7  # how often each measurement is taken by default; the measurements take turns
 SECONDS = 1.5  # about how long one measurement takes
+LONGER = 12  # times as long: training with and without curves, because a run waits for points only at checkpoints
 SIZES = (1024, 2048, 4096)  # of the matrix products with which the rates are compared
 PARTS = ("sampling", "optimiser", "backward")  # of a training step, in the order in which they are removed
-WITH_CURVES = "train with curves"  # takes 20 times as long, because a run waits for its points only at checkpoints
+WITH_CURVES = "train with curves"
 DEFAULT_LAYOUT = "train beside PyTorch's default layout"  # measured if the reference has its channels last
 MEMORY = (5, 100)  # number of measurements of the training process's memory, and of meta-iterations between them
 
@@ -214,7 +215,7 @@ def measured_in_turn(name: str, works: dict[str, Work], rounds: int) -> dict[str
     with tqdm(total=len(works) * (rounds + 1), desc=name, leave=False, disable=None) as bar:
         for work, do in works.items():
             do(1)
-            seconds = SECONDS * (20 if work.startswith(WITH_CURVES) else 1)
+            seconds = SECONDS * (LONGER if work.startswith(("train on", WITH_CURVES)) else 1)
             amounts[work] = max(1, round(seconds * rate_of(do, 2)))
             bar.update()
         for i in range(rounds):

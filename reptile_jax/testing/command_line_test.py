@@ -1,5 +1,7 @@
 """Tests that every error on the command line is one line with field, value and cure, and that nothing is written."""
 
+import errno
+
 import jax
 import pytest
 
@@ -268,3 +270,19 @@ def test_too_little_memory_is_blamed_on_what_takes_it(tmp_path, monkeypatch, giv
         typed(*needed, cwd=tmp_path),
         f"does not fit into the memory (RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.): give {advice}",
     )
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("else/file", "No space left on device: else/file: make room and give access there"),
+        ("e/file", "workdir=e: No space left on device: e/file: make room and write access there, or name another"),
+        ("e", "workdir=e: No space left on device: e: make room and write access there, or name another workdir"),
+    ],
+)
+def test_a_full_disk_is_blamed_on_the_folder_that_is_full(tmp_path, monkeypatch, file, message):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", file)
+
+    monkeypatch.setattr(reptile_jax.run.train, "mesh_of", full)
+    refused(typed("--config=quickstart", "--workdir=e", cwd=tmp_path), message)
