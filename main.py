@@ -118,13 +118,12 @@ def main() -> None:
 
 def make_devices(asked: Asked) -> None:
     """Divides the CPU into devices for the run; one of several processes does so only if `cpu_devices` is given."""
-    spare = asked.mode != "eval" and not asked.distributed  # for the curves, while the others train
     if asked.cpu_devices:
-        make_cpu_devices(asked.cpu_devices, spare)
+        make_cpu_devices(asked.cpu_devices)
     elif asked.mode in command_line.ONLY_IN["cpu_devices"] and not asked.distributed:
         # The caller of `main` may already have devices. An impossible config is refused later, with a message.
         with contextlib.suppress(RuntimeError, AttributeError, TypeError):
-            divide_cpu(asked.config if asked.mode == "train" else None, spare)
+            divide_cpu(asked.config if asked.mode == "train" else None)
 
 
 def less_memory(asked: Asked) -> str:

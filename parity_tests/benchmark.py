@@ -23,7 +23,7 @@ from parity_tests import bridge, workloads
 from parity_tests.workloads import EVAL_TASKS, Work
 from reptile_jax.config import ConfigError
 from reptile_jax.cores import usable_cores
-from reptile_jax.devices import TASKS, best_cpu_devices, devices, mesh_of
+from reptile_jax.devices import TASKS, best_cpu_devices, mesh_of
 from reptile_jax.run.evaluate import label_of
 from reptile_jax.run.programs import network_of
 from reptile_jax.tasks import kind_of
@@ -88,7 +88,7 @@ def run(settings: dict[str, ConfigDict], workdir: Path, rounds: int = ROUNDS) ->
             raise ConfigError(f"num_seeds={config.num_seeds}: PyTorch trains one seed: give num_seeds=1")
     workdir.mkdir(parents=True, exist_ok=True)
     versions = {"jax": jax.__version__, "torch": torch.__version__}
-    device = devices()[0].device_kind
+    device = jax.devices()[0].device_kind
     results: dict[str, Any] = {"machine": {"device": device, "cpus": usable_cores(), "versions": versions}}
     programs = f"JAX {versions['jax']} on {device}, PyTorch {versions['torch']} on cpu"
     for name, config in settings.items():
@@ -103,10 +103,10 @@ def run(settings: dict[str, ConfigDict], workdir: Path, rounds: int = ROUNDS) ->
 
 def measure(name: str, config: ConfigDict, rounds: int) -> dict[str, Any]:
     """Measures one setting, and prints it as two tables."""
-    there = len(devices())
-    of_run = best_cpu_devices(config, there) if devices()[0].platform == "cpu" else there
+    there = len(jax.devices())
+    of_run = best_cpu_devices(config, there) if jax.devices()[0].platform == "cpu" else there
     counts = sorted({of_run, there, *(2**i for i in range(there.bit_length()))})
-    meshes = {count: mesh_of(config, devices()[:count]) for count in counts}
+    meshes = {count: mesh_of(config, jax.devices()[:count]) for count in counts}
     sets = {count: kind_of(config).load(config, mesh) for count, mesh in meshes.items()}
     mesh, data = meshes[of_run], sets[of_run]
     batches = (1, config.meta_batch, 2 * config.meta_batch)

@@ -64,7 +64,7 @@ if __name__ == "__main__":
         config, measurements, step = ConfigDict(json.loads(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
     except (IndexError, ValueError):
         sys.exit("usage: python -m parity_tests.footprint CONFIG_AS_JSON MEASUREMENTS STEP")
-    divide_cpu(config, spare=True)
+    divide_cpu(config)
     first_meta_iteration(config)
     print(megabytes("VmRSS"), flush=True)
     if measurements:

@@ -1,11 +1,15 @@
 """Where a run computes: its tasks and seeds are spread over the devices of all processes."""
 
 import contextlib
+import functools
 import math
 import os
 import re
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import numpy as np
 from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxlib import xla_client
 from ml_collections import ConfigDict
 
 from reptile_jax.cores import usable_cores
@@ -24,7 +29,7 @@ CACHE_FAILURE = r"Error (?:reading|writing) persistent compilation cache entry f
 SEEDS, TASKS = "seeds", "tasks"  # the axes of the mesh
 ALIGNMENT = 64  # bytes; where host memory is aligned to it, CPU devices read that memory and copy nothing
 MOST_CPU_DEVICES = 256  # XLA cannot compute on 1024
-_spare: list[bool] = []  # whether `make_cpu_devices` made a spare device
+LOWEST = 19  # priority of a thread, as `nice` takes it
 
 
 def keep_compiled() -> None:
@@ -67,19 +72,16 @@ def best_cpu_devices(config: ConfigDict, cores: int) -> int:
     return min(range(1, cores + 1), key=tasks_of_the_busiest)
 
 
-def make_cpu_devices(number: int, spare: bool = False) -> None:
-    """Divides the CPU into so many XLA devices, and if `spare` makes one more, which computes beside them.
+def make_cpu_devices(number: int) -> None:
+    """Divides the CPU into so many XLA devices.
 
     Raises:
         RuntimeError: JAX has its devices already.
     """
-    jax.config.update("jax_num_cpu_devices", number + spare)
-    if spare:
-        jax.config.update("jax_cpu_enable_async_dispatch", False)  # the thread that dispatches a program computes it
-    _spare[:] = [spare]
+    jax.config.update("jax_num_cpu_devices", number)
 
 
-def divide_cpu(config: ConfigDict | None = None, spare: bool = False) -> None:
+def divide_cpu(config: ConfigDict | None = None) -> None:
     """Makes the CPU devices that a run trains fastest on, or one for each core if there is no run to train.
 
     Does nothing if the environment sets the number of CPU devices.
@@ -90,27 +92,44 @@ def divide_cpu(config: ConfigDict | None = None, spare: bool = False) -> None:
     by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not by_flag and "JAX_NUM_CPU_DEVICES" not in os.environ:
         cores = min(usable_cores(), MOST_CPU_DEVICES)
-        make_cpu_devices(cores if config is None else best_cpu_devices(config, cores), spare)
+        make_cpu_devices(cores if config is None else best_cpu_devices(config, cores))
 
 
-def devices() -> list[jax.Device]:
-    """Returns the devices of all processes, without the spare one."""
-    return jax.devices()[:-1] if spare_device() else jax.devices()
+@functools.cache
+def background_device() -> jax.Device | None:
+    """Returns a CPU device that computes on what the devices of the run leave of the cores, or None on an accelerator.
 
+    It is not one of `jax.devices()`, because the threads of those have one priority and take a core from each other. It
+    has a client of its own with a single thread, on Linux of the lowest priority. Returns None, too, if the run has
+    several processes, because such a device belongs to one of them.
+    """
+    if jax.default_backend() != "cpu" or jax.process_count() > 1:
+        return None
 
-def spare_device() -> jax.Device | None:
-    """Returns the CPU device that `make_cpu_devices` made to compute beside the others, if there is one."""
-    return jax.devices()[-1] if any(_spare) and jax.default_backend() == "cpu" else None
+    def client_of_a_thread() -> xla_client.Client:
+        if sys.platform == "linux":  # elsewhere, a priority is that of a whole process
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)  # the client's threads inherit it
+        return xla_client.make_cpu_client(num_devices=1)
+
+    threads = os.environ.get("PJRT_NPROC")
+    os.environ["PJRT_NPROC"] = "1"  # two threads would compute a small product in twice the time of the cores
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(client_of_a_thread).result().devices()[0]
+    finally:
+        os.environ.pop("PJRT_NPROC")
+        if threads is not None:
+            os.environ["PJRT_NPROC"] = threads
 
 
 def mesh_of(config: ConfigDict, of: Sequence[jax.Device] | None = None, training: bool = True) -> Mesh:
-    """Returns devices, by default all of every process but the spare one, as a grid [seeds, tasks].
+    """Returns devices, by default all of every process, as a grid [seeds, tasks].
 
     The number of rows is the largest that divides both the number of seeds and the number of devices. The devices of a
     row share the tasks of its seeds. If training passes the second moment from task to task, one device of each row
     does all of it, and the others are idle; a mesh for evaluation alone has all devices.
     """
-    used = devices() if of is None else of
+    used = jax.devices() if of is None else of
     rows = math.gcd(config.num_seeds, len(used))
     grid = np.array(used).reshape(rows, -1)
     one_of_row = training and config.inner_state == "sequential"

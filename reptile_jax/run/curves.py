@@ -1,9 +1,8 @@
 """The learning curves: how well the weights at each multiple of `eval_interval` learn a task of each set.
 
-The two tasks of a point take as many steps, one after the other, as several meta-iterations. On a CPU with a spare
-device, the points are measured there while the training goes on, on a free core or on those of the training. A device
-that computes tasks together needs hardly longer for twenty of them than for two, so there ten points are measured
-together.
+The two tasks of a point take as many steps, one after the other, as several meta-iterations. On a CPU, the points
+are measured while the training goes on, in whatever time it leaves of the cores. A device that computes tasks together
+needs hardly longer for twenty of them than for two, so there ten points are measured together.
 """
 
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from reptile_jax.config import seeds_of
-from reptile_jax.devices import SEEDS, TASKS, at_once, put, spare_device
+from reptile_jax.devices import SEEDS, TASKS, at_once, background_device, put
 from reptile_jax.meta.reptile import MetaMetrics, MetaState
 from reptile_jax.run import plots
 from reptile_jax.run.metrics import MetricsWriter
@@ -25,7 +24,7 @@ from reptile_jax.run.programs import curve_program
 from reptile_jax.tasks import Data, kind_of
 
 TOGETHER = 10  # points that are measured together, where tasks are computed together
-BESIDE = 2  # the most points that may wait for the spare device; training waits if there are more
+BESIDE = 2  # the most points that may wait for the device in the background; training waits if there are more
 
 
 class Point(NamedTuple):
@@ -58,8 +57,8 @@ class Curves:
         self._seeds = np.array(seeds_of(config), np.int32)
         self._together = TOGETHER if at_once(config) else 1
         self._source, self._mesh, self._thread = data.source, mesh, None
-        if self._together == 1 and (spare := spare_device()) is not None:
-            self._mesh = Mesh([[spare]], (SEEDS, TASKS))
+        if self._together == 1 and (device := background_device()) is not None:
+            self._mesh = Mesh([[device]], (SEEDS, TASKS))
             self._source = put(self._mesh, jax.tree.map(np.asarray, data.source))  # it shares the images' memory
             self._thread = ThreadPoolExecutor(1)
         self._program: Callable[..., Any] | None = None

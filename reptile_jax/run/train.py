@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from reptile_jax.config import ConfigError, differences, seeds_of, validate
-from reptile_jax.devices import agreed, devices, is_main, machine, mesh_of, put, same_everywhere, together
+from reptile_jax.devices import agreed, is_main, machine, mesh_of, put, same_everywhere, together
 from reptile_jax.files import LockedError, expanded, lock, replace_text
 from reptile_jax.meta.reptile import MetaState
 from reptile_jax.progress import progress_bar
@@ -191,7 +191,7 @@ def _held(workdir: Path) -> Iterator[None]:
 def _devices(config: ConfigDict) -> Mesh:
     """Returns the devices of training, and says if it cannot use all of them."""
     mesh = mesh_of(config)
-    if (used := mesh.size) < (there := len(devices())):
+    if (used := mesh.size) < (there := len(jax.devices())):
         if jax.process_count() > 1:
             raise ConfigError(
                 f"inner_state={config.inner_state!r} passes the second moment from task to task, on one device, and "

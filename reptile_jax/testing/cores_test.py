@@ -84,18 +84,18 @@ def test_the_cores_of_a_system_that_has_no_affinity_and_no_control_groups(monkey
 @pytest.mark.parametrize(
     ("flags", "variables", "made"),
     [
-        ("--config=quickstart", {}, [(5, True)]),  # five tasks; the spare device is for the curves
-        ("--mode=eval --pretrained=omniglot_5way", {}, [(8, False)]),
-        ("--mode=benchmark", {}, [(8, True)]),
-        ("--config=quickstart --cpu_devices=3", {}, [(3, True)]),
-        ("--mode=eval --pretrained=omniglot_5way --cpu_devices=3", {}, [(3, False)]),
-        ("--mode=benchmark --cpu_devices=3", {}, [(3, True)]),
+        ("--config=quickstart", {}, [5]),  # five tasks
+        ("--mode=eval --pretrained=omniglot_5way", {}, [8]),
+        ("--mode=benchmark", {}, [8]),
+        ("--config=quickstart --cpu_devices=3", {}, [3]),
+        ("--mode=eval --pretrained=omniglot_5way --cpu_devices=3", {}, [3]),
+        ("--mode=benchmark --cpu_devices=3", {}, [3]),
         ("--config=quickstart --distributed", {}, []),
         ("--mode=parity", {}, []),
         ("--mode=demo --pretrained=omniglot_5way", {}, []),
         ("--config=quickstart", {"JAX_NUM_CPU_DEVICES": "2"}, []),
         ("--config=quickstart", {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}, []),
-        ("--config=quickstart", {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}, [(5, True)]),
+        ("--config=quickstart", {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}, [5]),
     ],
 )
 def test_the_devices_of_each_mode_on_eight_cores(monkeypatch, flags, variables, made):
@@ -103,18 +103,18 @@ def test_the_devices_of_each_mode_on_eight_cores(monkeypatch, flags, variables, 
 
 
 def test_more_cores_than_xla_can_have_as_devices(monkeypatch):
-    assert devices_made(monkeypatch, 1000, "--mode=eval --pretrained=omniglot_5way", {}) == [(256, False)]
+    assert devices_made(monkeypatch, 1000, "--mode=eval --pretrained=omniglot_5way", {}) == [256]
 
 
 def devices_made(monkeypatch, cores, flags, variables):
-    """Returns the numbers of devices that main.py makes, each with whether it makes a spare one."""
+    """Returns the numbers of devices that main.py makes."""
     for name in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     made = []
     for module in ("main", "reptile_jax.devices"):
-        monkeypatch.setattr(f"{module}.make_cpu_devices", lambda number, spare=False: made.append((number, spare)))
+        monkeypatch.setattr(f"{module}.make_cpu_devices", made.append)
     monkeypatch.setattr("reptile_jax.devices.usable_cores", lambda: cores)
     main.make_devices(command_line.parse(["main.py", *flags.split()], main.MODES))
     return made

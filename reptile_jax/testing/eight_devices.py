@@ -1,6 +1,9 @@
 """Tests for eight devices; devices_test.py runs them in a process with eight virtual devices."""
 
 import functools
+import os
+import sys
+from pathlib import Path
 from unittest import mock
 
 import jax
@@ -10,8 +13,9 @@ import pytest
 
 from configs import omniglot_1shot_5way, omniglot_1shot_20way
 from reptile_jax import devices
-from reptile_jax.devices import mesh_of, put
+from reptile_jax.devices import background_device, mesh_of, put
 from reptile_jax.meta.reptile import MetaMetrics
+from reptile_jax.run import curves
 from reptile_jax.run.curves import Curves
 from reptile_jax.run.evaluate import measure
 from reptile_jax.run.metrics import MetricsWriter
@@ -119,18 +123,18 @@ def test_evaluation_spread_over_devices_is_that_of_one(x64):
 
 @pytest.mark.parametrize("num_seeds", [1, 4])
 def test_points_of_the_curves_are_those_of_one_device(x64, num_seeds, monkeypatch):
-    """They are spread over the devices, or measured on the spare one."""
+    """They are spread over the devices, as on accelerators, or measured in the background."""
     config, rows = small_waves(num_seeds=num_seeds, meta_iters=100), []
     metrics = MetaMetrics(np.zeros(num_seeds), np.zeros(num_seeds))
-    for count, spare in ((1, False), (3, False), (8, False), (2, True)):
-        monkeypatch.setattr(devices, "_spare", [spare])
+    for count, background in ((1, None), (3, None), (8, None), (2, background_device())):
+        monkeypatch.setattr(curves, "background_device", lambda background=background: background)
         mesh = mesh_of(config, jax.devices()[:count])
         states, writer = put(mesh, initial_states(config, jnp.float64)), mock.Mock(spec=MetricsWriter, rows=[])
-        with Curves(config, kind_of(config).load(config, mesh), mesh, writer) as curves:
+        with Curves(config, kind_of(config).load(config, mesh), mesh, writer) as of_run:
             for iteration in range(7):
-                curves.add(iteration, states, metrics, 1.0)
-            assert len(writer.write.call_args_list) == (5 if spare else 7)
-            curves.measure()
+                of_run.add(iteration, states, metrics, 1.0)
+            assert len(writer.write.call_args_list) == (7 if background is None else 5)
+            of_run.measure()
         assert [call.args[0] for call in writer.write.call_args_list] == list(range(7))
         rows.append(np.array([list(call.args[1].values()) for call in writer.write.call_args_list]))
     for others in rows[1:]:
@@ -138,18 +142,41 @@ def test_points_of_the_curves_are_those_of_one_device(x64, num_seeds, monkeypatc
     assert len(np.unique(rows[0][:, 2:4])) == 14
 
 
-def test_the_spare_device_shares_the_images(monkeypatch):
+def test_the_device_in_the_background_shares_the_images():
     config = small(meta_batch=5)
-    monkeypatch.setattr(devices, "_spare", [True])
-    mesh, spare = mesh_of(config), jax.devices()[-1]
-    assert devices.spare_device() == spare and mesh.size == 7 and spare not in mesh.devices
+    mesh, device = mesh_of(config), background_device()
+    assert device is not None and device not in jax.devices() and mesh.size == 8
     data = kind_of(config).load(config, mesh)
-    with Curves(config, data, mesh, mock.Mock(spec=MetricsWriter, rows=[])) as curves:
-        images, theirs = data.source[0], curves._source[0]
-        assert theirs.devices() == {spare}
+    with Curves(config, data, mesh, mock.Mock(spec=MetricsWriter, rows=[])) as of_run:
+        images, theirs = data.source[0], of_run._source[0]
+        assert theirs.devices() == {device}
         assert theirs.unsafe_buffer_pointer() == images.addressable_shards[0].data.unsafe_buffer_pointer()
-    monkeypatch.setattr(devices, "_spare", [False])
-    assert devices.spare_device() is None and mesh_of(config).size == 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux do threads have priorities of their own")
+def test_the_device_in_the_background_has_one_thread_of_low_priority(monkeypatch):
+    def threads():  # -> name and priority
+        found = {}
+        for path in Path("/proc/self/task").glob("*/stat"):
+            name, fields = path.read_text().rsplit(")", 1)
+            found[path.parent.name] = name, int(fields.split()[16])
+        return found
+
+    monkeypatch.setenv("PJRT_NPROC", "5")
+    jax.devices()  # makes the threads of the other devices
+    before = threads()
+    assert background_device.__wrapped__() is not None  # a new one
+    assert os.environ["PJRT_NPROC"] == "5"
+    new = [thread for number, thread in threads().items() if number not in before]
+    assert sum("XLAEigen" in name for name, _ in new) == 1
+    assert {priority for _, priority in new} == {devices.LOWEST}
+    assert os.getpriority(os.PRIO_PROCESS, os.getpid()) < devices.LOWEST
+
+
+@pytest.mark.parametrize(("of", "value"), [("default_backend", "gpu"), ("process_count", 2)])
+def test_no_device_in_the_background(monkeypatch, of, value):
+    monkeypatch.setattr(jax, of, lambda: value)
+    assert background_device.__wrapped__() is None
 
 
 def test_tasks_that_do_not_divide_are_all_evaluated():
