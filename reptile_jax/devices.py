@@ -18,7 +18,6 @@ import numpy as np
 from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxlib import xla_client
 from ml_collections import ConfigDict
 
 from reptile_jax.cores import usable_cores
@@ -105,6 +104,7 @@ def background_device() -> jax.Device | None:
     """
     if jax.default_backend() != "cpu" or jax.process_count() > 1:
         return None
+    from jaxlib import xla_client  # not public, so only what needs it depends on it
 
     def client_of_a_thread() -> xla_client.Client:
         if sys.platform == "linux":  # elsewhere, a priority is that of a whole process
@@ -112,7 +112,7 @@ def background_device() -> jax.Device | None:
         return xla_client.make_cpu_client(num_devices=1)
 
     threads = os.environ.get("PJRT_NPROC")
-    os.environ["PJRT_NPROC"] = "1"  # two threads would compute a small product in twice the time of the cores
+    os.environ["PJRT_NPROC"] = "1"  # with two threads, small products take twice the CPU time
     try:
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(client_of_a_thread).result().devices()[0]
